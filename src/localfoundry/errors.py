@@ -1,0 +1,252 @@
+"""One tree of errors; the command line and the HTTP API each have one handler for it and no table of their own.
+
+    FoundryError
+    ├── UsageError               400  the caller asked for something that cannot be
+    │   ├── UnknownModel         404  no model, alias or file of that name
+    │   ├── ModelNotCached       404  known, but not on this disk
+    │   ├── NotRunnable          400  no engine here can run that variant
+    │   ├── InvalidRequest       400  a field of a request is missing, of the wrong type or out of range
+    │   ├── ContextLengthExceeded 400 the prompt does not fit the context
+    │   ├── RequestTooLarge      413  the body is larger than the service reads
+    │   ├── InvalidSetting       400  a setting from a file, the environment or a flag
+    │   └── NotAModel            400  a file that is not a model, or one that is refused
+    ├── SourceError              400  the place a model comes from
+    │   ├── SourceUnreachable    400  no network, no answer, no such host
+    │   ├── SourceRefused        400  gated, private, or not there
+    │   └── ChecksumMismatch     400  the bytes are not the bytes that were promised
+    ├── DiskError                400  the disk: full, read-only, gone
+    │   └── DiskFull             400
+    ├── ServiceError             503  the local service
+    │   ├── ServiceNotRunning    503
+    │   ├── ServiceStartFailed   503
+    │   ├── PortInUse            503
+    │   └── ServiceStopping      503
+    └── EngineError              500  an engine or its worker
+        ├── LoadFailed           400  the engine refused the model; trying again will not help
+        ├── WorkerCrashed        503  the worker ended while it was needed; the next request loads it again
+        └── RequestTimedOut      503  no answer within the allowed time
+
+Permanent failures are not 5xx, because OpenAI clients retry 408, 409, 429 and >= 500 by themselves.
+The message says what failed, with value and limit. The hint is the command to type next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FoundryError(Exception):
+    """Anything this product reports on purpose."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, hint: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def to_openai(self) -> dict[str, object]:
+        """The error object of the OpenAI API, with our `hint` beside it."""
+        error: dict[str, object] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        if self.hint:
+            error["hint"] = self.hint
+        return {"error": error}
+
+
+class UsageError(FoundryError):
+    """The caller asked for something that cannot be done as asked."""
+
+    code = "invalid_usage"
+    status = 400
+    exit_code = 2
+    type = "invalid_request_error"
+
+
+class UnknownModel(UsageError):
+    """No alias, id, cached repository or file goes by this name; the hint holds the three nearest names."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class ModelNotCached(UsageError):
+    """The model is known but its files are not on this disk."""
+
+    code = "model_not_cached"
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        # The SDKs written for Foundry Local look for the second sentence.
+        super().__init__(
+            f"model {name} is known but not downloaded. No OpenAIService provider found for modelName {name}",
+            hint=f"foundry model download {name}",
+            param="model",
+        )
+
+
+class NotRunnable(UsageError):
+    """No engine that is installed here takes this variant's format."""
+
+    code = "model_not_runnable"
+
+
+class InvalidRequest(UsageError):
+    """A field of a request is missing, has the wrong type or is out of range; `param` names it."""
+
+    code = "invalid_request"
+
+
+class ContextLengthExceeded(UsageError):
+    """The prompt, or the prompt and the answer asked for, do not fit the context. Nothing is ever cut in silence."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int, context_length: int, model: str, largest: int | None = None) -> None:
+        more = f"foundry model run {model} --ctx {prompt_tokens + 256}"
+        if largest is not None and prompt_tokens >= largest:
+            more = f"shorten the prompt: {model} was trained for at most {largest} tokens"
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, the context of {model} as loaded holds {context_length}",
+            hint=more,
+            param="messages",
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+
+    def to_openai(self) -> dict[str, object]:
+        body = super().to_openai()
+        error = body["error"]
+        assert isinstance(error, dict)
+        error["prompt_tokens"] = self.prompt_tokens
+        error["context_length"] = self.context_length
+        return body
+
+
+class RequestTooLarge(UsageError):
+    """The body of a request is larger than the service reads."""
+
+    code = "request_too_large"
+    status = 413
+
+
+class InvalidSetting(UsageError):
+    """A setting has a value it cannot have; the message names key, value and where it came from."""
+
+    code = "invalid_setting"
+
+
+class NotAModel(UsageError):
+    """The file is not a model, is damaged, or is of a kind that is refused (pickle runs code when it is loaded)."""
+
+    code = "not_a_model"
+
+
+class SourceError(FoundryError):
+    """The place a model comes from could not deliver it."""
+
+    code = "source_error"
+    status = 400
+    exit_code = 3
+    type = "source_error"
+
+
+class SourceUnreachable(SourceError):
+    """No network, no such host, or no answer in time. What is already on the disk still works."""
+
+    code = "source_unreachable"
+
+
+class SourceRefused(SourceError):
+    """The source answered and said no: gated, private, moved or not there."""
+
+    code = "source_refused"
+
+
+class ChecksumMismatch(SourceError):
+    """The bytes that arrived are not the bytes that were promised. The file was not accepted."""
+
+    code = "checksum_mismatch"
+
+
+class DiskError(FoundryError):
+    """The disk said no: read-only, no permission, gone."""
+
+    code = "disk_error"
+    status = 400
+    exit_code = 4
+    type = "disk_error"
+
+
+class DiskFull(DiskError):
+    """There is not enough room. What was downloaded so far is kept, and the next attempt goes on from there."""
+
+    code = "disk_full"
+
+
+class ServiceError(FoundryError):
+    """The local service could not be started, reached or kept."""
+
+    code = "service_error"
+    status = 503
+    exit_code = 5
+    type = "service_error"
+
+
+class ServiceNotRunning(ServiceError):
+    """The command needs the service and it is not running."""
+
+    code = "service_not_running"
+
+    def __init__(self) -> None:
+        super().__init__("the service is not running", hint="foundry service start")
+
+
+class ServiceStartFailed(ServiceError):
+    """The service process ended before it was ready; the message holds its own words."""
+
+    code = "service_start_failed"
+
+
+class PortInUse(ServiceError):
+    """Something else listens on the port; the message says what, where that can be known."""
+
+    code = "port_in_use"
+
+
+class ServiceStopping(ServiceError):
+    """The service is shutting down and takes no new work."""
+
+    code = "service_stopping"
+
+
+class EngineError(FoundryError):
+    """An engine or its worker process failed."""
+
+    code = "engine_error"
+    exit_code = 6
+    type = "engine_error"
+
+
+class LoadFailed(EngineError):
+    """The engine refused the model; the message holds its own words. Trying again will not help."""
+
+    code = "load_failed"
+    status = 400
+
+
+class WorkerCrashed(EngineError):
+    """The worker ended while it was needed. Other models are not touched; the next request loads this one again."""
+
+    code = "worker_crashed"
+    status = 503
+
+
+class RequestTimedOut(EngineError):
+    """The worker gave no answer within the allowed time."""
+
+    code = "timed_out"
+    status = 503

@@ -1,0 +1,63 @@
+"""Quantities with their unit in the type, and their words, made only at the edge where a person reads them.
+
+Sizes are decimal (1 GB = 1,000,000,000 bytes), as the model hubs and disk makers count; memory is printed the same
+way, so that a file and the memory it needs can be compared by eye.
+"""
+
+from __future__ import annotations
+
+from typing import NewType
+
+Bytes = NewType("Bytes", int)
+Seconds = NewType("Seconds", float)
+Tokens = NewType("Tokens", int)
+
+_SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12,
+               "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+
+
+def format_bytes(size: int | None) -> str:
+    """`98.4 MB`; `unknown` for None."""
+    if size is None:
+        return "unknown"
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def parse_bytes(text: str) -> Bytes:
+    """`8GB`, `512 MiB` or a bare number of bytes. Raises ValueError with the accepted forms."""
+    stripped = text.strip().lower().replace(",", "")
+    digits = stripped.rstrip("abcdefghijklmnopqrstuvwxyz ")
+    unit = stripped[len(digits) :].strip()
+    try:
+        if unit not in _SIZE_UNITS:
+            raise ValueError(unit)
+        size = int(float(digits) * _SIZE_UNITS[unit])
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a size; write for example 500MB, 8GB or 4GiB") from None
+    if size < 0:
+        raise ValueError(f"{text!r} is negative; a size is at least 0")
+    return Bytes(size)
+
+
+def format_duration(seconds: float) -> str:
+    """`340 ms`, `4.2 s`, `3 min 5 s`, `2 h 4 min`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_timespan(seconds: float) -> str:
+    """`00:00:05.6293161`, the form that scripts written for Foundry Local read after `Time cost to load model:`."""
+    ticks = round(seconds * 10_000_000)
+    whole, fraction = divmod(ticks, 10_000_000)
+    return f"{whole // 3600:02d}:{whole % 3600 // 60:02d}:{whole % 60:02d}.{fraction:07d}"
