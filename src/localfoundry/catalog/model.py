@@ -36,7 +36,7 @@ class Architecture(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.layers * per_layer + embeddings + self.hidden_size
 
     def kv_cache_bytes(self, context: int, bytes_per_value: float = 2.0) -> int:
-        """Keys and values of `context` tokens: 2 * layers * kv_heads * head_dim * context * bytes_per_value (f16: 2)."""
+        """Keys and values of `context` tokens: 2 * layers * kv_heads * head_dim * context * bytes_per_value."""
         return int(2 * self.layers * self.kv_heads * self.head_dim * context * bytes_per_value)
 
 
