@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ _KEEP_PREFIXES = ("PIP_", "SSL_", "COVERAGE_", "PYTEST_")
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh HOME and FOUNDRY_HOME, no inherited settings, no token, no proxy."""
     for name in list(os.environ):
         if name not in _KEEP and not name.startswith(_KEEP_PREFIXES):
@@ -24,4 +23,4 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FOUNDRY_HOME", str(home / "foundry"))
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-    yield home
+    return home

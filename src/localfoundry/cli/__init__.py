@@ -1,0 +1,1 @@
+"""The command line: parse, one library call, print. One file per command group; `output.py` is the one sink."""

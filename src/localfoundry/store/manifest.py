@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from localfoundry.catalog.model import Architecture
@@ -38,6 +40,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def id(self) -> str:
         return f"{self.name}:{self.version}"
+
+    @property
+    def created_epoch(self) -> int:
+        """Seconds since the epoch, as the OpenAI API counts."""
+        return int(datetime.fromisoformat(self.created_at).timestamp())
 
     @property
     def size_bytes(self) -> int:

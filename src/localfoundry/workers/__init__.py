@@ -1,0 +1,1 @@
+"""Entry points of worker processes: the only code that imports an engine. Each stands alone."""

@@ -1,0 +1,77 @@
+"""Our own endpoints for the command line: what is loaded, loading with options, stopping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from localfoundry.api import requests
+from localfoundry.errors import InvalidRequest
+from localfoundry.service.service import LoadedModel, LoadOptions, Service, resident_bytes
+
+
+def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
+    async def ps(_: Request) -> JSONResponse:
+        return JSONResponse([describe(model) for model in service.models])
+
+    async def load(request: Request) -> JSONResponse:
+        data = await requests.body(request, service.settings.max_body_bytes)
+        wanted = requests.parse(data, requests.LoadBody)
+        _check_device(wanted.device)
+        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.device)
+        before = service.loaded(wanted.model)
+        model = await service.load(wanted.model, options)
+        return JSONResponse(describe(model) | {"already_loaded": model is before})
+
+    async def unload(request: Request) -> JSONResponse:
+        data = await requests.body(request, service.settings.max_body_bytes)
+        wanted = requests.parse(data, requests.LoadBody)
+        return JSONResponse({"unloaded": await service.unload(wanted.model)})
+
+    async def stop(_: Request) -> JSONResponse:
+        shutdown()
+        return JSONResponse({"status": "shutting_down"})
+
+    return [
+        Route("/foundry/ps", ps),
+        Route("/foundry/load", load, methods=["POST"]),
+        Route("/foundry/unload", unload, methods=["POST"]),
+        Route("/shutdown", stop, methods=["POST"]),
+    ]
+
+
+def describe(model: LoadedModel) -> dict[str, object]:
+    """A loaded model for reporting. Sizes in bytes, times in seconds; `engine_load_s` is the engine's own figure."""
+    idle = time.monotonic() - model.last_used
+    return {
+        "alias": model.manifest.alias,
+        "id": model.id,
+        "engine": model.command.engine,
+        "device": model.command.device,
+        "engine_reason": model.command.reason,
+        "state": "draining" if model.draining else model.worker.state,
+        "pid": model.worker.pid,
+        "socket": model.worker.endpoint.path,
+        "context": model.context,
+        "context_trained": model.manifest.context_length,
+        "tasks": list(model.manifest.tasks),
+        "load_s": model.load_s,
+        "engine_load_s": model.engine_load_s,
+        "memory": {**model.memory, "process": resident_bytes(model.worker.pid)},
+        "requests_running": model.in_flight,
+        "ttl_s": model.ttl_s,
+        "ttl_left_s": max(model.ttl_s - idle, 0.0) if model.ttl_s and not model.in_flight else None,
+        "quantization": model.manifest.quantization,
+        "sha256": model.manifest.files[0].sha256,
+    }
+
+
+def _check_device(device: str | None) -> None:
+    if device is not None and device.upper() != "CPU":
+        raise InvalidRequest(
+            f"no engine here runs on {device}; devices that can be used: CPU", param="device", hint="--device CPU"
+        )

@@ -1,0 +1,79 @@
+"""The ASGI application: routes, the local-only guard, request ids, and the one handler that answers errors."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from localfoundry.api import admin, download, foundry, openai
+from localfoundry.api.security import LocalOnly
+from localfoundry.errors import FoundryError
+from localfoundry.service.service import Service
+
+log = logging.getLogger(__name__)
+
+
+def create_app(service: Service, shutdown: Callable[[], None]) -> ASGIApp:
+    """The application for one service. `shutdown` is called when a client asks the service to stop."""
+    routes = [
+        *openai.routes(service),
+        *foundry.routes(service),
+        *download.routes(service),
+        *admin.routes(service, shutdown),
+    ]
+    router = Router(routes, redirect_slashes=False, default=_not_found)
+    return ErrorShape(LocalOnly(router))
+
+
+class ErrorShape:
+    """Outermost layer: every error leaves as `{"error": {...}}`, every answer carries a request id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request_id = secrets.token_hex(8)
+        started = False
+
+        async def tagged(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, tagged)
+        except Exception as exc:  # the one handler for HTTP
+            answer = _answer(exc, scope, request_id)
+            if started:
+                raise  # nothing can be said any more; the server closes the connection
+            await answer(scope, receive, tagged)
+
+
+def _answer(exc: Exception, scope: Scope, request_id: str) -> JSONResponse:
+    if isinstance(exc, FoundryError):
+        return JSONResponse(exc.to_openai(), status_code=exc.status)
+    if isinstance(exc, HTTPException):  # raised by the router: method not allowed
+        return _error(exc.status_code, f"{scope['method']} {scope['path']}: {exc.detail}", "invalid_method")
+    log.error("request %s: %s %s failed", request_id, scope["method"], scope["path"], exc_info=exc)
+    return _error(500, f"an error inside the service; its log names request {request_id}", "internal_error")
+
+
+def _error(status: int, message: str, code: str) -> JSONResponse:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": code}}, status_code=status)
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope)
+    await _error(404, f"there is no {request.url.path} here", "unknown_url")(scope, receive, send)

@@ -1,0 +1,78 @@
+"""The OpenAI endpoints: chat, completions, embeddings, models."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from localfoundry.api import requests
+from localfoundry.api.proxy import Forward, ask
+from localfoundry.service.service import DEFAULT_CONTEXT, Service
+from localfoundry.store.manifest import Manifest
+
+
+class _Endpoint:
+    """One endpoint that a worker answers: read, check, forward. An ASGI application, so that bytes are not touched."""
+
+    def __init__(self, service: Service, path: str, kind: type[requests._Sampling] | type[requests.EmbeddingRequest]):
+        self.service = service
+        self.path = path
+        self.kind = kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        data = await requests.body(Request(scope, receive), self.service.settings.max_body_bytes)
+        parsed = requests.parse(data, self.kind)
+        if isinstance(parsed, requests._Sampling):
+            data = requests.for_engine(data, parsed)
+        await Forward(self.service, parsed.model, self.path, data)(scope, receive, send)
+
+
+def routes(service: Service) -> list[Route]:
+    def forward(path: str, kind: type[requests._Sampling] | type[requests.EmbeddingRequest]) -> Route:
+        endpoint: ASGIApp = _Endpoint(service, path, kind)
+        return Route(path, endpoint, methods=["POST"])
+
+    async def models(_: Request) -> JSONResponse:
+        return JSONResponse({"object": "list", "data": [model_object(m) for m in service.store.manifests()]})
+
+    async def model(request: Request) -> JSONResponse:
+        return JSONResponse(model_object(service.resolve(request.path_params["name"])))
+
+    async def count_tokens(request: Request) -> JSONResponse:
+        data = await requests.body(request, service.settings.max_body_bytes)
+        parsed = requests.parse(data, requests.ChatRequest)
+        async with service.lease(parsed.model) as loaded:
+            prompt = json.loads(await ask(loaded, "/apply-template", data))["prompt"]
+            content = msgspec.json.encode({"content": prompt, "add_special": True, "parse_special": True})
+            tokens = json.loads(await ask(loaded, "/tokenize", content))["tokens"]
+        return JSONResponse({"tokenCount": len(tokens)})
+
+    return [
+        forward("/v1/chat/completions", requests.ChatRequest),
+        forward("/v1/completions", requests.CompletionRequest),
+        forward("/v1/embeddings", requests.EmbeddingRequest),
+        Route("/v1/chat/completions/tokenizer/encode/count", count_tokens, methods=["POST"]),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+    ]
+
+
+def model_object(manifest: Manifest) -> dict[str, object]:
+    """An entry of `GET /v1/models`; `parent`, the limits and abilities are Foundry Local's additions."""
+    context = min(manifest.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    return {
+        "id": manifest.id,
+        "object": "model",
+        "created": manifest.created_epoch,
+        "owned_by": manifest.source.split(":", 1)[0],
+        "parent": manifest.alias,
+        "maxInputTokens": context,
+        "maxOutputTokens": context,
+        "toolCalling": False,
+        "vision": False,
+    }

@@ -1,0 +1,48 @@
+"""Who may talk to the service: this machine, and no web page that a browser on it happens to show.
+
+A page on another site can make a browser send requests to loopback, and with DNS rebinding it can do so under a name of
+its own. So the Host header must name this machine, on every bind, and a request that carries an Origin must come from a
+page of the service itself. There is no cross-origin access.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from localfoundry.errors import UsageError
+
+_LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class HostNotAllowed(UsageError):
+    """The request names another host than this machine, or comes from a web page of another site."""
+
+    code = "host_not_allowed"
+    status = 403
+
+
+class LocalOnly:
+    """ASGI middleware that raises HostNotAllowed for what is not local."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers: list[tuple[bytes, bytes]] = scope["headers"]
+            hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+            if len(hosts) != 1 or _name(f"//{hosts[0]}") not in _LOCAL_NAMES:
+                raise HostNotAllowed("the Host header does not name this machine", hint="use http://localhost:PORT")
+            for name, value in headers:
+                if name == b"origin" and urlsplit(value.decode("latin-1")).netloc != hosts[0]:
+                    raise HostNotAllowed("requests from web pages of other sites are not allowed")
+        await self.app(scope, receive, send)
+
+
+def _name(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

@@ -1,0 +1,79 @@
+"""What commands start from: settings, catalog, store, service; and the options that several of them share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from localfoundry import config
+from localfoundry.catalog.lookup import Catalog
+from localfoundry.config import Settings
+from localfoundry.errors import ServiceNotRunning
+from localfoundry.store.store import Store
+
+if TYPE_CHECKING:
+    from localfoundry.client import ServiceClient
+    from localfoundry.store.manifest import Manifest
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def settings(**overrides: object) -> Settings:
+    return config.load(overrides)
+
+
+def catalog(given: Settings) -> Catalog:
+    return Catalog.load(given.catalog_file)
+
+
+def store(given: Settings) -> Store:
+    return Store(given.models_dir)
+
+
+def cached(given: Settings, name: str) -> Manifest | None:
+    """The cached version that a name, an alias or a tutorial name stands for."""
+    disk = store(given)
+    found = disk.find(name)
+    if found is None:
+        entry = catalog(given).find(name)
+        if entry is not None:
+            found = disk.find(entry[1].name if entry[1] else entry[0].alias)
+    return found
+
+
+def with_service(given: Settings, work: Callable[[ServiceClient], Coroutine[Any, Any, T]]) -> T:
+    """Run `work` with a client of the running service. Raises ServiceNotRunning."""
+    from localfoundry import instance
+    from localfoundry.client import ServiceClient
+
+    state = instance.running(given)
+    if state is None:
+        raise ServiceNotRunning
+
+    async def call() -> T:
+        async with ServiceClient(state.url) as client:
+            return await work(client)
+
+    return asyncio.run(call())
+
+
+def json_option(command: F) -> F:
+    """`--json`, and `-o json` as the second generation writes it; the command gets `as_json`."""
+
+    def merge(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value == "json":
+            ctx.params["as_json"] = True
+
+    command = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["json", "text"]),
+        callback=merge,
+        expose_value=False,
+        help="Form of output.",
+    )(command)
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, help="Print JSON.")(command)

@@ -1,0 +1,141 @@
+"""What `foundry model info` says: catalog facts, cached versions, and memory as far as it can be computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from localfoundry import engines
+from localfoundry.catalog.model import Architecture, Model
+from localfoundry.cli import context, output
+from localfoundry.config import Settings
+from localfoundry.store.manifest import Manifest
+from localfoundry.units import format_bytes
+
+_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 131072)
+
+
+def describe(given: Settings, name: str) -> dict[str, Any]:
+    """Everything known under a name. Raises UnknownModel."""
+    manifest = context.cached(given, name)
+    entry = context.catalog(given).find(name)
+    if entry is None and manifest is None:
+        entry = context.catalog(given).require(name)
+    model = entry[0] if entry else None
+    alias = model.alias if model else (manifest.alias if manifest else name)
+    versions = [m for m in context.store(given).manifests() if m.alias == alias]
+    newest = manifest or (versions[-1] if versions else None)
+    shape = (newest.architecture if newest else None) or (model.architecture if model else None)
+    return {
+        "alias": alias,
+        "names": list(model.names) if model else [],
+        "sourceRepo": model.source_repo if model else None,
+        "publisher": model.publisher if model else None,
+        "license": (newest.license if newest else None) or (model.license if model else None),
+        "tasks": list(model.tasks if model else newest.tasks if newest else ()),
+        "parameters": (newest.parameters if newest else None) or (model.parameters if model else None),
+        "contextLength": (newest.context_length if newest else None) or (model.context_length if model else None),
+        "architecture": msgspec.to_builtins(shape) if shape else None,
+        "variants": _variants(model),
+        "cached": [_version(m) for m in versions],
+        "chatTemplate": _template(given, newest),
+        "memory": _memory(newest, shape),
+    }
+
+
+def _variants(model: Model | None) -> list[dict[str, Any]]:
+    formats = engines.runnable_formats()
+    return [
+        msgspec.to_builtins(v) | {"id": v.id, "runnable": v.format in formats, "size_bytes": v.size_bytes}
+        for v in (model.variants if model else ())
+    ]
+
+
+def _version(manifest: Manifest) -> dict[str, Any]:
+    return {"id": manifest.id, "sizeBytes": manifest.size_bytes, **msgspec.to_builtins(manifest)}
+
+
+def _template(given: Settings, manifest: Manifest | None) -> str | None:
+    """The template in the model's own file; None where there is no file yet, or none in it."""
+    if manifest is None or manifest.format != "gguf":
+        return None
+    from localfoundry.formats.gguf import read_gguf
+
+    return read_gguf(context.store(given).main_file(manifest)).chat_template
+
+
+def _memory(manifest: Manifest | None, shape: Architecture | None) -> list[dict[str, Any]]:
+    """Weights and keys and values by context, where file and shape are known. Compute buffers are not in it."""
+    if manifest is None or shape is None:
+        return []
+    contexts = [c for c in _CONTEXTS if c <= (manifest.context_length or 0)]
+    return [
+        {"context": c, "weightsBytes": manifest.size_bytes, "kvCacheBytes": shape.kv_cache_bytes(c)} for c in contexts
+    ]
+
+
+def show(info: dict[str, Any]) -> None:
+    """The same for reading."""
+
+    def line(label: str, value: object) -> None:
+        output.data(f"{label + ':':<14} {value if value not in (None, '', []) else 'unknown'}")
+
+    line("Alias", info["alias"])
+    if info["names"]:
+        line("Also called", ", ".join(info["names"]))
+    line("Source", info["sourceRepo"])
+    line("Publisher", info["publisher"])
+    line("License", info["license"])
+    line("Tasks", ", ".join(info["tasks"]))
+    line("Parameters", f"{info['parameters']:,}" if info["parameters"] else None)
+    line("Context", f"{info['contextLength']} tokens" if info["contextLength"] else None)
+    shape = info["architecture"]
+    if shape:
+        line(
+            "Shape", f"{shape['layers']} layers, {shape['attention_heads']} heads, {shape['kv_heads']} key-value heads"
+        )
+    _show_variants(info["variants"])
+    _show_cached(info["cached"])
+    template = info["chatTemplate"]
+    if info["cached"]:
+        line("Template", "none in the file" if template is None else f"in the file, {len(template)} characters")
+    else:
+        line("Template", "unknown until it is downloaded")
+    _show_memory(info["memory"])
+
+
+def _show_variants(variants: list[dict[str, Any]]) -> None:
+    if not variants:
+        return
+    output.data("Variants:")
+    cells = [
+        [v["id"], v["format"], v.get("quantization") or "unknown", format_bytes(v["size_bytes"]),
+         v.get("source") or "not public", "" if v["runnable"] else "no engine here"]
+        for v in variants
+    ]  # fmt: skip
+    output.table(("Model ID", "Format", "Quantization", "File Size", "Source", "Note"), cells, prefix="    ")
+
+
+def _show_cached(versions: list[dict[str, Any]]) -> None:
+    if not versions:
+        output.data("Cached:        no")
+        return
+    output.data("Cached:")
+    for version in versions:
+        output.data(f"    {version['id']}  {format_bytes(version['sizeBytes'])}  from {version['source']}")
+        for file in version["files"]:
+            output.data(f"        {file['name']}  {format_bytes(file['size_bytes'])}  sha256 {file['sha256']}")
+
+
+def _show_memory(memory: list[dict[str, Any]]) -> None:
+    if not memory:
+        output.data("Memory:        unknown (needs the file and the model's shape)")
+        return
+    output.data("Memory (weights + keys and values in f16; compute buffers come on top):")
+    cells = [
+        [str(m["context"]), format_bytes(m["weightsBytes"]), format_bytes(m["kvCacheBytes"]),
+         format_bytes(m["weightsBytes"] + m["kvCacheBytes"])]
+        for m in memory
+    ]  # fmt: skip
+    output.table(("Context", "Weights", "KV cache", "Together"), cells, prefix="    ")

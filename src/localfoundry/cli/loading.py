@@ -1,0 +1,85 @@
+"""`foundry model load` and `unload`, and what a load is asked and said to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from localfoundry import instance
+from localfoundry.cli import context, output, service
+from localfoundry.config import Settings
+from localfoundry.errors import ModelNotCached, UsageError
+from localfoundry.units import format_bytes
+
+
+def load_model(given: Settings, name: str, *, retain: bool, ttl: int | None, ctx: int | None,
+               device: str | None) -> dict[str, Any]:  # fmt: skip
+    """Load through the running service and return its account of it. Raises the service's errors."""
+    body: dict[str, object] = {"model": name, "retain": retain, "ttl": ttl, "context": ctx, "device": device}
+    loaded: dict[str, Any] = context.with_service(given, lambda client: client.post("/foundry/load", body))
+    return loaded
+
+
+def show_account(loaded: dict[str, Any], url: str) -> None:
+    """What `--verbose` adds about a load: where it is served, by what and why, memory, and where the time went."""
+    memory = loaded["memory"]
+    output.data(f"Service:  {url}/v1 (OpenAI-compatible), worker process {loaded['pid']}")
+    output.data(f"Engine:   {loaded['engine']} on {loaded['device']}, because {loaded['engine_reason']}")
+    output.data(f"Context:  {loaded['context']} tokens, trained for {loaded['context_trained'] or 'unknown'}")
+    parts = [("weights", "weights"), ("kv_cache", "KV cache"), ("compute", "compute buffers"), ("process", "process")]
+    stated = ", ".join(f"{word} {format_bytes(memory[key])}" for key, word in parts if memory.get(key))
+    output.data(f"Memory:   {stated or 'unknown'}")
+    own = loaded["engine_load_s"]
+    inside = f", of which the engine {own:.2f} s (weights and warm-up)" if own is not None else ""
+    output.data(f"Load:     {loaded['load_s']:.2f} s{inside}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--ttl", type=click.IntRange(0), help="Seconds after which it is unloaded when idle; 0 never.")
+@click.option("--ctx", type=click.IntRange(1), help="Context to load it with, in tokens.")
+@click.option("--device", help="CPU, GPU or NPU.")
+@context.json_option
+def load(model: str, ttl: int | None, ctx: int | None, device: str | None, as_json: bool) -> None:
+    """Load a model in the service, beside those that are loaded."""
+    given = context.settings()
+    if context.cached(given, model) is None:
+        context.catalog(given).require(model)
+        raise ModelNotCached(model)
+    if as_json:
+        instance.start(given)
+    else:
+        service.started(given)
+    loaded = load_model(given, model, retain=True, ttl=ttl, ctx=ctx, device=device)
+    if as_json:
+        output.document(loaded)
+    else:
+        output.data(f"🟢 Model {loaded['id']} loaded successfully")
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--all", "every", is_flag=True, help="Unload every model.")
+@context.json_option
+def unload(model: str | None, every: bool, as_json: bool) -> None:
+    """Unload a model. Answers in flight are finished first."""
+    given = context.settings()
+    if (model is None) != every:
+        raise UsageError("name one model, or --all", hint="foundry model unload --all")
+    done = False
+    if instance.running(given) is not None:
+        if model is None:
+            context.with_service(given, lambda client: client.get("/openai/unloadall"))
+            done = True
+        else:
+            answer = context.with_service(given, lambda client: client.post("/foundry/unload", {"model": model}))
+            done = answer["unloaded"]
+    elif model is not None and context.cached(given, model) is None:
+        context.catalog(given).require(model)
+    if as_json:
+        output.document({"unloaded": done})
+    elif every:
+        output.data("All models are unloaded")
+    else:
+        output.data(f"Model {model} was unloaded" if done else f"Model {model} is not loaded")

@@ -1,0 +1,158 @@
+"""`foundry model run`, `chat` and `complete`: a model, ready and served, then a prompt, a pipe or a conversation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from localfoundry import instance
+from localfoundry.cli import context, output
+from localfoundry.cli.answer import Sampling, ask, complete_text
+from localfoundry.cli.loading import load_model, show_account
+from localfoundry.cli.pull import pull_model
+from localfoundry.config import Settings
+from localfoundry.errors import InvalidRequest
+from localfoundry.units import format_timespan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _sampling_options(command: F) -> F:
+    options = [
+        click.option("--temperature", type=click.FloatRange(0, 2), help="Randomness of the answer."),
+        click.option("--top-p", type=click.FloatRange(0, 1), help="Choose among the likeliest tokens of this mass."),
+        click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, in tokens."),
+        click.option("--seed", type=int, help="The same seed gives the same answer."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _load_options(command: F) -> F:
+    options = [
+        click.option("--prompt", "-p", help="Answer this and end."),
+        click.option("--system", help="System prompt."),
+        click.option("--verbose", "-v", is_flag=True, help="Say what is loaded, by what, where, and how fast it is."),
+        click.option("--retain", type=bool, is_flag=False, flag_value=True, default=False, metavar="true|false",
+                     help="Keep other models loaded."),
+        click.option("--ttl", type=click.IntRange(0), help="Seconds after which it is unloaded when idle; 0 never."),
+        click.option("--device", help="CPU, GPU or NPU."),
+        click.option("--ctx", type=click.IntRange(1), help="Context to load it with, in tokens."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("run")
+@click.argument("model")
+@_load_options
+@_sampling_options
+@context.json_option
+def run_model(
+    model: str, prompt: str | None, system: str | None, verbose: bool, retain: bool, ttl: int | None,
+    device: str | None, ctx: int | None, as_json: bool, **sampling: Any,
+) -> None:  # fmt: skip
+    """Run a model: download it if needed, load it, and chat, or answer a prompt or what is piped in."""
+    _check_prompt(prompt)
+    given = context.settings()
+    session = _Session(given, model, verbose=verbose, quiet=as_json)
+    session.make_ready(retain=retain, ttl=ttl, device=device, ctx=ctx)
+    options = Sampling(system=system, **sampling)
+    text = prompt if prompt is not None else _piped()
+    if text:
+        ask(session.url, session.loaded, text, options, as_json=as_json, verbose=verbose)
+    elif text is None and not as_json:
+        from localfoundry.cli.chat import converse
+
+        converse(given, session.url, session.loaded, options, verbose=verbose)
+    elif as_json:
+        output.document(session.loaded)
+
+
+@click.command("chat")
+@click.argument("model")
+@_load_options
+@_sampling_options
+@click.pass_context
+def chat(ctx: click.Context, /, **options: Any) -> None:
+    """Chat with a model."""
+    ctx.invoke(run_model, as_json=False, **options)
+
+
+@click.command("complete")
+@click.argument("model")
+@click.option("--prompt", "-p", help="Text to continue; standard input where it is left out.")
+@_sampling_options
+@context.json_option
+def complete(model: str, prompt: str | None, as_json: bool, **sampling: Any) -> None:
+    """Continue a text, without a chat template."""
+    _check_prompt(prompt)
+    given = context.settings()
+    text = prompt if prompt is not None else _piped()
+    if not text:
+        raise InvalidRequest("there is no text to continue", hint=f"foundry complete {model} -p 'Once upon a time'")
+    session = _Session(given, model, verbose=False, quiet=True)
+    session.make_ready(retain=False, ttl=None, device=None, ctx=None)
+    complete_text(session.url, session.loaded, text, Sampling(**sampling), as_json=as_json)
+
+
+class _Session:
+    """Gets a model from wherever it is to being served, and says what scripts and people expect to read."""
+
+    def __init__(self, given: Settings, model: str, *, verbose: bool, quiet: bool) -> None:
+        self.given = given
+        self.model = model
+        self.verbose = verbose
+        self.quiet = quiet
+        self.url = ""
+        self.loaded: dict[str, Any] = {}
+
+    def _say(self, text: str) -> None:
+        # An answer that is piped on must be the answer alone.
+        if self.quiet or not (self.verbose or output.interactive()):
+            output.note(text)
+        else:
+            output.data(text)
+
+    def make_ready(self, *, retain: bool, ttl: int | None, device: str | None, ctx: int | None) -> None:
+        """Download, start the service, load. Raises as those do."""
+        manifest = context.cached(self.given, self.model)
+        name = self.model
+        if manifest is None:
+            manifest = pull_model(self.given, self.model, quiet=True)
+            name = manifest.alias
+        else:
+            self._say(f"Model {self.model} was found in the local cache.")
+        state, new = instance.start(self.given)
+        self.url = state.url
+        if new and self.verbose:
+            self._say(f"🟢 Service is Started on {state.url}/, PID {state.pid}!")
+        if not retain:
+            self._say("Unloading existing models. Use --retain true to keep additional models loaded.")
+        self._say("🕕 Loading model...")
+        self.loaded = load_model(self.given, manifest.id, retain=retain, ttl=ttl, ctx=ctx, device=device)
+        spent = 0.0 if self.loaded["already_loaded"] else self.loaded["load_s"]
+        self._say(f"Time cost to load model: {format_timespan(spent)}")
+        self._say(f"🟢 Model {name} loaded successfully")
+        if self.verbose and not self.quiet:
+            show_account(self.loaded, self.url)
+
+
+def _check_prompt(prompt: str | None) -> None:
+    if prompt is not None and not prompt.strip():
+        raise InvalidRequest("the prompt is empty", param="prompt", hint='foundry model run MODEL -p "a question"')
+
+
+def _piped() -> str | None:
+    """What is piped in, as one prompt; None where a person sits at the other end. A last `/exit` is not part of it."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    lines = sys.stdin.read().splitlines()
+    while lines and lines[-1].strip() in ("/exit", "/bye", ""):
+        lines.pop()
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""`foundry server …` and `foundry status`: the second generation's words for the same service."""
+
+from __future__ import annotations
+
+import click
+
+from localfoundry.cli import context, output, service
+
+
+@click.command()
+@click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
+@click.option("--idle-timeout", type=click.IntRange(0), help="Minutes without a request until it stops; 0 never.")
+@click.option("--log-level", help="trace, debug, information, warning or error.")
+def start(port: int | None, idle_timeout: int | None, log_level: str | None) -> None:
+    """Start the service."""
+    seconds = None if idle_timeout is None else idle_timeout * 60
+    service.started(context.settings(port=port, idle_timeout_s=seconds, log_level=log_level))
+
+
+@click.command()
+@context.json_option
+def status(as_json: bool) -> None:
+    """Tell whether the service runs, where, and what is loaded."""
+    given = context.settings()
+    found = service.status_document(given)
+    if as_json:
+        output.document(found)
+        return
+    context_words = f"running on {found['webUrls'][0]} (process {found['pid']})" if found["running"] else "stopped"
+    output.data(f"Service: {context_words}")
+    if found["running"]:
+        models = context.with_service(given, lambda client: client.get("/foundry/ps"))
+        output.data("Loaded:  " + (", ".join(m["id"] for m in models) or "nothing"))
+    output.data(f"Models:  {len(context.store(given).manifests())} cached in {given.models_dir}")

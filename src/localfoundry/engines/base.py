@@ -1,0 +1,70 @@
+"""The contract between the service and an engine.
+
+An engine turns a load request into a command line. The process it starts is an OpenAI-compatible HTTP server on the
+given endpoint that answers `GET /health` with 200 once the model is ready, ends when its standard input closes, and
+writes its own words to standard error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from localfoundry.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a worker listens: a Unix socket in a private folder, or loopback with a secret where there are none."""
+
+    path: str | None = None
+    port: int = 0
+    secret: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """One model to load: `context` tokens are shared by `parallel` requests; `tasks` come from the version."""
+
+    model_id: str
+    model_path: Path
+    endpoint: Endpoint
+    context: int
+    parallel: int
+    tasks: tuple[str, ...] = ("chat",)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCommand:
+    """A process to start, and the words for `--verbose`: which engine, on what, and why."""
+
+    argv: tuple[str, ...]
+    engine: str
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAccount:
+    """What an engine says of a load: bytes by purpose (`weights`, `kv_cache`, `compute`) and its own seconds."""
+
+    memory: dict[str, int] = field(default_factory=dict)
+    load_s: float | None = None
+
+
+class Engine(Protocol):
+    name: str
+    formats: frozenset[str]
+
+    def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
+        """The worker to start. Raises InvalidSetting where a configured engine is not there."""
+        ...
+
+    def account(self, log: str) -> LoadAccount:
+        """Memory and time of a load, read from what the worker wrote while it loaded."""
+        ...
+
+    def complaint(self, log: str) -> str:
+        """The engine's own words for why a load failed: one or two lines out of its log."""
+        ...

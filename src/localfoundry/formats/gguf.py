@@ -1,0 +1,477 @@
+"""The header of a GGUF file, read within bounds: what the model is, how large, and whether the file is whole.
+
+A model file is untrusted input. Every count and length in it is checked against a limit before it is used, no read
+passes `MAX_HEADER_BYTES`, and long arrays (a tokenizer's vocabulary) are counted and stepped over, never built. Our
+own reader and not the `gguf` package: that one builds every value, and a file of 43 bytes keeps it busy for ever.
+Weights are not read here, and whether an engine can run the architecture is for the engines to say.
+
+Layout: docs/gguf.md of ggml-org/ggml. Little-endian, versions 2 and 3.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from localfoundry.catalog.model import Architecture
+from localfoundry.errors import DiskError, NotAModel
+
+MAGIC = b"GGUF"
+MAX_HEADER_BYTES = 64 * 2**20  # the largest vocabularies in use make headers of about 16 MiB
+MAX_KEYS = 16_384
+MAX_TENSORS = 65_536  # the largest mixtures of experts have a few thousand
+MAX_KEY_BYTES = 65_535
+MAX_STRING_BYTES = 16 * 2**20
+MAX_TEXT_BYTES = 2 * 2**20  # of a string that is kept; longer ones are stepped over
+MAX_STRINGS = 4 * 2**20  # in all arrays together
+MAX_KEPT_ARRAY = 4096  # numbers for each layer; the deepest models have a few hundred
+MAX_KEPT_NUMBERS = 2**18  # in all arrays together: a byte of the file becomes an object of 8 or more
+MAX_NUMBER = 2**48  # of anything that is counted: no dimension, context or vocabulary comes near
+
+_WINDOW_BYTES = 2**20
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+# Tensor type: name, values in a block, bytes of a block. ggml/src/ggml.c, `type_traits`.
+_TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}  # fmt: skip
+# `general.file_type`. include/llama.h, `llama_ftype`.
+_FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+# Position tables that some converters store as tensors; no model card counts them.
+_NOT_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+Read = Callable[[int, int], bytes]
+"""`read(offset, size)` gives `size` bytes from `offset`, or fewer where the file ends."""
+
+
+class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a GGUF file says of itself. None: the file does not say.
+
+    `kv_heads`, `attention_heads` and `ffn_size` are the largest of any layer where they differ between layers, and
+    `kv_heads_per_layer` then holds them all (0: a layer without attention). Which layers have the sliding window is
+    `sliding_window_layers` (one truth value each) or every layer but each `sliding_window_period`th, where the file
+    says so; many leave it to the engine's knowledge of the architecture.
+    """
+
+    version: int
+    kind: str  # `general.type`: model, adapter, mmproj, ...; "model" where the file does not say
+    architecture: str
+    file_size_bytes: int | None
+    header_bytes: int  # where the weights begin
+    weight_bytes: int | None  # of all tensors; None where one has a type this version does not know
+    tensor_count: int
+    tensor_types: dict[str, int]  # number of tensors of each type
+    quantization: str | None
+    parameters: int | None  # None for one part of a split model
+    name: str | None = None
+    license: str | None = None
+    context_length: int | None = None
+    layers: int | None = None
+    hidden_size: int | None = None
+    ffn_size: int | None = None
+    attention_heads: int | None = None
+    kv_heads: int | None = None
+    kv_heads_per_layer: tuple[int, ...] = ()
+    head_dim: int | None = None
+    value_head_dim: int | None = None
+    vocab_size: int | None = None
+    experts: int | None = None
+    experts_used: int | None = None
+    sliding_window: int | None = None  # tokens
+    sliding_window_layers: tuple[bool, ...] = ()
+    sliding_window_period: int | None = None
+    tied_embeddings: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    pooling: bool = False  # the file names a pooling type: an embedding or rerank model
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    parts: int = 1  # of a split model; 1 for a whole one
+
+    def shape(self) -> Architecture | None:
+        """The catalog's form of the shape, where it describes this model exactly.
+
+        None for a shape it cannot express (experts, layers that differ, other norms): its parameter count must come
+        out at the file's own.
+        """
+        facts = {field: getattr(self, field) for field in Architecture.__struct_fields__}
+        if self.kv_heads_per_layer or any(value is None for value in facts.values()):
+            return None
+        shape = Architecture(**facts)
+        return shape if shape.parameters() == self.parameters else None
+
+
+class _Tensor(msgspec.Struct, frozen=True):
+    name: str
+    dims: tuple[int, ...]
+    type: int
+    offset: int
+
+    @property
+    def values(self) -> int:
+        count = 1
+        for dim in self.dims:
+            count *= dim
+        return count
+
+    def size_bytes(self) -> int | None:
+        if self.type not in _TENSOR_TYPES:
+            return None
+        _, values, size = _TENSOR_TYPES[self.type]
+        if self.dims and self.dims[0] % values:
+            raise NotAModel(
+                f"damaged GGUF file: rows of tensor {self.name!r} are {self.dims[0]} values, not whole blocks"
+            )
+        return self.values // values * size
+
+
+class _LongArray(msgspec.Struct, frozen=True):
+    """An array that was stepped over."""
+
+    count: int
+
+
+class _Cursor:
+    """Reads forward through a window, never past the end of the file or the limit of a header."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._window = b""
+        self._start = 0
+        self.offset = 0
+        self.strings_left = MAX_STRINGS
+        self.numbers_left = MAX_KEPT_NUMBERS
+
+    def take(self, size: int) -> bytes:
+        self._require(size)
+        begin = self.offset - self._start
+        self.offset += size
+        return self._window[begin : begin + size]
+
+    def skip(self, size: int) -> None:
+        self._limit(size)
+        self.offset += size
+
+    def number(self, form: str) -> Any:
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
+
+    def length(self, limit: int, what: str) -> int:
+        """A 64-bit count, refused above `limit`."""
+        count: int = self.number("Q")
+        if count > limit:
+            raise NotAModel(f"damaged GGUF file: {what} is {count:,}, at most {limit:,} is accepted")
+        return count
+
+    def string(self, limit: int, what: str) -> bytes:
+        return self.take(self.length(limit, f"the length of {what}"))
+
+    def skip_strings(self, count: int) -> None:
+        """Step over `count` strings. This is most of the work in a real header, so it stays within the window."""
+        self.strings_left -= count
+        if self.strings_left < 0:
+            raise NotAModel(f"damaged GGUF file: more than {MAX_STRINGS:,} strings in arrays")
+        length_at = struct.Struct("<Q").unpack_from
+        while count:
+            self._require(8)
+            window, at, end = self._window, self.offset - self._start, len(self._window)
+            while count and at + 8 <= end:
+                (size,) = length_at(window, at)
+                if size > MAX_STRING_BYTES:
+                    raise NotAModel(f"damaged GGUF file: a string of {size:,} bytes in an array")
+                at += 8 + size
+                count -= 1
+            self._limit(at + self._start - self.offset)
+            self.offset = at + self._start
+
+    def _limit(self, size: int) -> None:
+        if self.offset + size > MAX_HEADER_BYTES:
+            raise NotAModel(f"damaged GGUF file: its header passes {MAX_HEADER_BYTES:,} bytes")
+
+    def _require(self, size: int) -> None:
+        """Have `size` bytes from the offset in the window."""
+        self._limit(size)
+        if self._start <= self.offset and self.offset + size <= self._start + len(self._window):
+            return
+        self._start = self.offset
+        self._window = self._read(self.offset, max(size, _WINDOW_BYTES))
+        if len(self._window) < size:
+            raise NotAModel(f"GGUF file is cut short: it ends within its header, at byte {self._start:,}")
+
+
+def read_gguf(path: Path) -> GgufHeader:
+    """The header of a file on disk. Raises NotAModel, or DiskError where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+
+            def read(offset: int, size: int) -> bytes:
+                file.seek(offset)
+                return file.read(size)
+
+            return read_header(read, path.stat().st_size)
+    except OSError as exc:
+        raise DiskError(f"cannot read {path}: {exc.strerror}") from exc
+    except NotAModel as exc:
+        raise NotAModel(f"{path.name}: {exc.message}", hint=exc.hint) from exc
+
+
+def read_header(read: Read, file_size_bytes: int | None = None) -> GgufHeader:
+    """The header behind `read`, in time bounded by the limits above. Raises NotAModel.
+
+    With `file_size_bytes`, also that every tensor lies within the file, so that a partial download is found out.
+    """
+    cursor = _Cursor(read)
+    version = _preamble(cursor)
+    tensor_count = cursor.length(MAX_TENSORS, "the number of tensors")
+    key_count = cursor.length(MAX_KEYS, "the number of keys")
+    values = _metadata(cursor, key_count)
+    tensors = [_tensor(cursor) for _ in range(tensor_count)]
+    fields = _Fields(values)
+    alignment = fields.number("general.alignment") or 32
+    if alignment > 2**20 or alignment & (alignment - 1):
+        raise NotAModel(f"damaged GGUF file: alignment {alignment} is not a power of two")
+    if file_size_bytes is not None and cursor.offset > file_size_bytes:  # what was stepped over is not there
+        raise NotAModel(f"GGUF file is cut short: its header needs {cursor.offset:,} bytes, it has {file_size_bytes:,}")
+    data_start = (cursor.offset + alignment - 1) // alignment * alignment
+    weight_bytes = _weight_bytes(tensors, data_start, file_size_bytes)
+    return _header(version, fields, tensors, file_size_bytes, data_start, weight_bytes)
+
+
+def _preamble(cursor: _Cursor) -> int:
+    magic = cursor.take(4)
+    if magic != MAGIC:
+        raise NotAModel(f"not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
+    version: int = cursor.number("I")
+    if version in (2 << 24, 3 << 24):
+        raise NotAModel("this GGUF file is big-endian; only little-endian files are accepted")
+    if version not in (2, 3):
+        raise NotAModel(f"GGUF version {version} is not known; 2 and 3 are", hint="convert the model again")
+    return version
+
+
+def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for _ in range(count):
+        raw = cursor.string(MAX_KEY_BYTES, "a key")
+        try:
+            key = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise NotAModel(f"damaged GGUF file: the key {raw[:64]!r} is not text") from None
+        if key in values:
+            raise NotAModel(f"damaged GGUF file: the key {key[:64]!r} is there twice")
+        values[key] = _value(cursor, key[:64])
+    return values
+
+
+def _value(cursor: _Cursor, key: str) -> Any:
+    kind: int = cursor.number("I")
+    if kind in _SCALARS:
+        return cursor.number(_SCALARS[kind])
+    if kind == _STRING:
+        size = cursor.length(MAX_STRING_BYTES, f"the length of {key!r}")
+        if size > MAX_TEXT_BYTES:
+            return cursor.skip(size)
+        return cursor.take(size).decode("utf-8", "replace")
+    if kind == _ARRAY:
+        return _array(cursor, key)
+    raise NotAModel(f"damaged GGUF file: {key!r} has the unknown type {kind}")
+
+
+def _array(cursor: _Cursor, key: str) -> Any:
+    kind: int = cursor.number("I")
+    count = cursor.length(MAX_HEADER_BYTES, f"the length of {key!r}")
+    if kind == _STRING:
+        cursor.skip_strings(count)
+        return _LongArray(count)
+    if kind not in _SCALARS:
+        what = "arrays within arrays are not accepted" if kind == _ARRAY else f"unknown type {kind}"
+        raise NotAModel(f"damaged GGUF file: {key!r} is an array: {what}")
+    form = _SCALARS[kind]
+    if count <= MAX_KEPT_ARRAY and count <= cursor.numbers_left:
+        cursor.numbers_left -= count
+        size = struct.calcsize(f"<{count}{form}")
+        return struct.unpack(f"<{count}{form}", cursor.take(size))
+    cursor.skip(count * struct.calcsize("<" + form))
+    return _LongArray(count)
+
+
+def _tensor(cursor: _Cursor) -> _Tensor:
+    name = cursor.string(MAX_KEY_BYTES, "a tensor's name").decode("utf-8", "replace")
+    rank: int = cursor.number("I")
+    if rank > 4:
+        raise NotAModel(f"damaged GGUF file: tensor {name[:64]!r} has {rank} dimensions, at most 4 are possible")
+    dims = tuple(cursor.length(MAX_NUMBER, f"a dimension of {name[:64]!r}") for _ in range(rank))
+    tensor = _Tensor(name, dims, cursor.number("I"), cursor.number("Q"))
+    if tensor.values > MAX_NUMBER:
+        raise NotAModel(f"damaged GGUF file: tensor {name[:64]!r} has {tensor.values:,} values")
+    return tensor
+
+
+def _weight_bytes(tensors: list[_Tensor], data_start: int, file_size_bytes: int | None) -> int | None:
+    """Bytes of all tensors; None where a type is not known. Raises NotAModel where one ends past the file."""
+    sizes = [tensor.size_bytes() for tensor in tensors]
+    if file_size_bytes is not None:
+        ends = (data_start + t.offset + (size or 0) for t, size in zip(tensors, sizes, strict=True))
+        needed = max(ends, default=0)
+        if needed > file_size_bytes:
+            raise NotAModel(
+                f"GGUF file is cut short: its tensors need {needed:,} bytes, it has {file_size_bytes:,}",
+                hint="download it again",
+            )
+    return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+class _Fields:
+    """Typed access to the metadata: absent is None, present with another type is damage."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+        self.architecture = self.text("general.architecture")
+
+    def text(self, key: str) -> str | None:
+        value = self._values.get(key)
+        if value is None or isinstance(value, str):
+            return value or None
+        raise NotAModel(f"damaged GGUF file: {key!r} is not text")
+
+    def number(self, key: str) -> int | None:
+        numbers = self.numbers(key)
+        return max(numbers) if numbers else None
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """One number, or one for each layer."""
+        value = self._values.get(key)
+        if value is None:
+            return ()
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= MAX_NUMBER for n in numbers):
+            raise NotAModel(f"damaged GGUF file: {key[:64]!r} is not a count")
+        return numbers
+
+    def single(self, key: str) -> int | None:
+        return self.number(key) if isinstance(self._values.get(key), int) else None
+
+    def truths(self, key: str) -> tuple[bool, ...]:
+        value = self._values.get(key)
+        return tuple(map(bool, value)) if isinstance(value, tuple) else ()
+
+    def count(self, key: str) -> int | None:
+        """The length of an array."""
+        value = self._values.get(key)
+        if isinstance(value, _LongArray):
+            return value.count
+        return len(value) if isinstance(value, tuple) else None
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+
+def _header(
+    version: int,
+    fields: _Fields,
+    tensors: list[_Tensor],
+    file_size_bytes: int | None,
+    data_start: int,
+    weight_bytes: int | None,
+) -> GgufHeader:
+    arch, parts = _identity(fields)
+    names = {t.name for t in tensors}
+    if len(names) != len(tensors):
+        raise NotAModel("damaged GGUF file: two tensors have the same name")
+    heads = fields.number(f"{arch}.attention.head_count")
+    hidden = fields.number(f"{arch}.embedding_length")
+    kv_heads = fields.numbers(f"{arch}.attention.head_count_kv")
+    head_dim = fields.number(f"{arch}.attention.key_length") or (hidden // heads if hidden and heads else None)
+    counted = sum(t.values for t in tensors if t.name not in _NOT_PARAMETERS)
+    return GgufHeader(
+        version=version,
+        kind=fields.text("general.type") or "model",
+        architecture=arch,
+        file_size_bytes=file_size_bytes,
+        header_bytes=data_start,
+        weight_bytes=weight_bytes,
+        tensor_count=len(tensors),
+        tensor_types=_tensor_types(tensors),
+        quantization=_quantization(fields, tensors),
+        parameters=counted if parts == 1 else None,
+        name=fields.text("general.name"),
+        license=fields.text("general.license"),
+        context_length=fields.number(f"{arch}.context_length"),
+        layers=fields.number(f"{arch}.block_count"),
+        hidden_size=hidden,
+        ffn_size=fields.number(f"{arch}.feed_forward_length"),
+        attention_heads=heads,
+        kv_heads=max(kv_heads) if kv_heads else heads,  # absent means one for each head
+        kv_heads_per_layer=kv_heads if len(set(kv_heads)) > 1 else (),
+        head_dim=head_dim,
+        value_head_dim=fields.number(f"{arch}.attention.value_length") or head_dim,
+        vocab_size=_vocab_size(fields, arch, tensors),
+        experts=fields.number(f"{arch}.expert_count") or None,
+        experts_used=fields.number(f"{arch}.expert_used_count") or None,
+        sliding_window=fields.number(f"{arch}.attention.sliding_window") or None,
+        sliding_window_layers=fields.truths(f"{arch}.attention.sliding_window_pattern"),
+        sliding_window_period=fields.single(f"{arch}.attention.sliding_window_pattern"),
+        tied_embeddings="token_embd.weight" in names and "output.weight" not in names,
+        qkv_bias="blk.0.attn_q.bias" in names or "blk.0.attn_qkv.bias" in names,
+        qk_norm="blk.0.attn_q_norm.weight" in names,
+        pooling=fields.has(f"{arch}.pooling_type"),
+        tokenizer=fields.text("tokenizer.ggml.model"),
+        chat_template=fields.text("tokenizer.chat_template"),
+        parts=parts,
+    )
+
+
+def _identity(fields: _Fields) -> tuple[str, int]:
+    parts = fields.number("split.count") or 1
+    part = fields.number("split.no") or 0
+    if parts > 1 and part > 0:
+        raise NotAModel(f"this is part {part + 1} of {parts} of a model", hint="name the first part, …-00001-of-…")
+    if fields.architecture is None:
+        raise NotAModel("this GGUF file does not name its architecture (general.architecture)")
+    return fields.architecture, parts
+
+
+def _tensor_types(tensors: list[_Tensor]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        name = _type_name(tensor.type)
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _quantization(fields: _Fields, tensors: list[_Tensor]) -> str | None:
+    """What the file calls itself, else the type that holds most of its values."""
+    file_type = fields.number("general.file_type")
+    if file_type is not None and file_type in _FILE_TYPES:
+        return _FILE_TYPES[file_type]
+    values: dict[int, int] = {}
+    for tensor in tensors:
+        values[tensor.type] = values.get(tensor.type, 0) + tensor.values
+    return _type_name(max(values, key=lambda t: values[t])) if values else None
+
+
+def _type_name(tensor_type: int) -> str:
+    return _TENSOR_TYPES[tensor_type][0] if tensor_type in _TENSOR_TYPES else f"type{tensor_type}"
+
+
+def _vocab_size(fields: _Fields, arch: str, tensors: list[_Tensor]) -> int | None:
+    """Rows of the embedding, which may be padded past the tokenizer; else what the metadata says."""
+    embedding = next((t.dims for t in tensors if t.name == "token_embd.weight" and len(t.dims) == 2), None)
+    if embedding:
+        return embedding[1]
+    return fields.number(f"{arch}.vocab_size") or fields.count("tokenizer.ggml.tokens")

@@ -1,0 +1,150 @@
+"""The one running service of a home folder: how it is found, told from a dead one, and started.
+
+A running service holds a lock for as long as it lives; the system lets go of it however the process ends. So a state
+file without a held lock is what a dead process left, whatever its process id says now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from localfoundry import errors
+from localfoundry.config import Settings
+from localfoundry.errors import DiskError, FoundryError, ServiceStartFailed
+
+_START_TIMEOUT_S = 30.0
+
+
+class ServiceState(msgspec.Struct, frozen=True):
+    """What a running service says of itself: `url` without a slash at the end, times in seconds since the epoch."""
+
+    pid: int
+    url: str
+    started_at: float
+    version: str
+    socket_dir: str
+
+
+def state_file(settings: Settings) -> Path:
+    return settings.run_dir / "service.json"
+
+
+def service_lock(settings: Settings) -> FileLock:
+    return FileLock(settings.run_dir / "service.lock")
+
+
+def running(settings: Settings) -> ServiceState | None:
+    """The running service, or None. Only reads; never waits. A state file of a dead process counts as none."""
+    try:
+        state = msgspec.json.decode(state_file(settings).read_bytes(), type=ServiceState)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    try:
+        with service_lock(settings).acquire(blocking=False):
+            return None
+    except Timeout:
+        return state
+    except OSError:  # a read-only home: nobody could hold a lock in it
+        return None
+
+
+def write_state(settings: Settings, state: ServiceState) -> None:
+    """Announce a service. Raises DiskError."""
+    target = state_file(settings)
+    temporary = target.with_suffix(".tmp")
+    try:
+        temporary.write_bytes(msgspec.json.encode(state))
+        temporary.replace(target)
+    except OSError as exc:
+        raise DiskError(f"cannot write {target}: {exc.strerror}") from exc
+
+
+def start(settings: Settings) -> tuple[ServiceState, bool]:
+    """The running service, started if there is none; True when this call started it. Blocks until it listens.
+
+    Two callers at once: one starts it, the other waits and finds it. Raises ServiceStartFailed, PortInUse, DiskError.
+    """
+    try:
+        settings.run_dir.mkdir(parents=True, exist_ok=True)
+        settings.log_dir.mkdir(parents=True, exist_ok=True)
+        starting = FileLock(settings.run_dir / "start.lock").acquire(timeout=_START_TIMEOUT_S)
+    except Timeout:
+        raise ServiceStartFailed(
+            f"another start of the service has been under way for {_START_TIMEOUT_S:.0f} s",
+            hint="foundry service status",
+        ) from None
+    except OSError as exc:
+        raise DiskError(
+            f"cannot write to {settings.home}: {exc.strerror}", hint="set FOUNDRY_HOME to a folder you may write to"
+        ) from exc
+    with starting:
+        state = running(settings)
+        if state is not None:
+            return state, False
+        _spawn(settings)
+        state = running(settings)
+        if state is None:
+            raise ServiceStartFailed("the service ended right after its start", hint="foundry service logs")
+        return state, True
+
+
+def _spawn(settings: Settings) -> None:
+    """Start the daemon and wait for its report: one line on its standard output, which it then lets go of."""
+    argv = [sys.executable, "-m", "localfoundry.api"]
+    for name in ("host", "port", "idle_timeout_s", "log_level"):
+        argv += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    log_file = settings.log_dir / "service.log"
+    detached: dict[str, object] = {"start_new_session": True}
+    if sys.platform == "win32":
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+        detached = {"creationflags": flags}
+    environment = dict(os.environ, FOUNDRY_HOME=str(settings.home), FOUNDRY_CACHE_DIR=str(settings.models_dir))
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(  # type: ignore[call-overload]
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd="/", env=environment, **detached
+        )
+    with process.stdout:
+        report = process.stdout.readline()  # end of file if it dies; its own timeouts bound the wait
+    if report.strip() == b"ready":
+        return
+    process.wait(timeout=_START_TIMEOUT_S)
+    raise _reported(report, log_file)
+
+
+def _reported(report: bytes, log_file: Path) -> FoundryError:
+    """The error that a daemon reported before it ended, as the same class it was raised with there."""
+    with contextlib.suppress(ValueError, KeyError):
+        told = json.loads(report)
+        kind = getattr(errors, told["class"])
+        error = kind.__new__(kind)
+        FoundryError.__init__(error, told["message"], hint=told["hint"])
+        assert isinstance(error, FoundryError)
+        return error
+    last = log_file.read_text(errors="replace").splitlines()[-1:] or ["it left no word"]
+    return ServiceStartFailed(f"the service did not start: {last[0]}", hint="foundry service logs")
+
+
+def report_failure(error: FoundryError) -> bytes:
+    """The line that `_reported` reads."""
+    told: Mapping[str, object] = {"class": type(error).__name__, "message": error.message, "hint": error.hint}
+    return json.dumps(told).encode() + b"\n"
+
+
+def wait_stopped(settings: Settings, timeout_s: float) -> bool:
+    """Wait until the service has let go of its lock; False if it still holds it after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while running(settings) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

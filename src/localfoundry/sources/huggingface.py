@@ -1,0 +1,224 @@
+"""Models on the hub: from a repository to a plan with the commit, sizes and SHA-256 sums pinned.
+
+Asks the hub's HTTP API with our own client, bounded in time and cancellable, and with the system's certificates;
+`huggingface_hub` has none of the three and is used for the token only. The addresses it makes hold the commit, so
+what is fetched is what was planned, whatever happens to the branch meanwhile. Which files make a model is `choose.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from localfoundry.config import Settings
+from localfoundry.errors import InvalidSetting, SourceRefused, SourceUnreachable
+from localfoundry.sources.choose import Choice, choose, model_stem
+from localfoundry.sources.names import as_variant_name, relative_name
+from localfoundry.sources.plan import PlannedFile, PullPlan
+from localfoundry.sources.reference import HubReference, QuantizedReference
+
+if TYPE_CHECKING:
+    import httpx2
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+_TIMEOUT_S = 20.0
+_T = TypeVar("_T")
+_EMBEDDINGS = {"feature-extraction", "sentence-similarity"}
+
+
+class _Lfs(msgspec.Struct):
+    sha256: str | None = None
+    size: int | None = None
+
+
+class _Sibling(msgspec.Struct):
+    rfilename: str
+    size: int | None = None
+    lfs: _Lfs | None = None
+
+
+class _Card(msgspec.Struct):
+    license: object = None
+
+
+class _Repository(msgspec.Struct, rename={"card": "cardData"}):
+    id: str
+    sha: str
+    siblings: list[_Sibling] = []
+    gated: bool | str = False
+    pipeline_tag: str | None = None
+    tags: list[str] = []
+    card: _Card | None = None
+
+
+class _Listed(msgspec.Struct):
+    id: str
+    downloads: int | None = None
+    gated: bool | str = False
+
+
+def endpoint() -> str:
+    """The hub's address: HF_ENDPOINT, read now and not at import."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or DEFAULT_ENDPOINT
+
+
+async def plan(reference: HubReference, settings: Settings) -> PullPlan:
+    """A plan for a repository, a file or a quantization of it. Raises SourceError, NotRunnable, NotAModel."""
+    headers = _authorization()
+    revision = f"/revision/{quote(reference.revision, safe='')}" if reference.revision else ""
+    body = await _get(f"/api/models/{reference.repo}{revision}", {"blobs": "true"}, headers, settings, reference)
+    repository = _decode(body, _Repository)
+    if repository.gated and not headers:
+        raise _gated(repository.id)
+    chosen = choose(repository.id, [s.rfilename for s in repository.siblings], reference.path, reference.quantization)
+    siblings = {s.rfilename: s for s in repository.siblings}
+    files = tuple(_file(repository, siblings[path], chosen, headers) for path in chosen.paths)
+    repo_name = repository.id.split("/")[-1]
+    stem = model_stem(chosen.paths[0]) if chosen.format == "gguf" else f"{repo_name}-{chosen.base}".rstrip("-")
+    pinned = chosen.paths[0] if chosen.format == "gguf" else f"{chosen.base}/genai_config.json".lstrip("/")
+    return PullPlan(
+        name=as_variant_name(stem),
+        version=None,
+        alias=repo_name.lower(),
+        source=f"hf:{repository.id}@{repository.sha}:{pinned}",
+        format=chosen.format,
+        files=files,
+        commit=repository.sha,
+        license=_license(repository),
+        quantization=chosen.quantization,
+        tasks=("embeddings",) if repository.pipeline_tag in _EMBEDDINGS else ("chat",),
+        notes=chosen.notes,
+    )
+
+
+async def plan_quantized(reference: QuantizedReference, settings: Settings) -> PullPlan:
+    """A plan for a GGUF made from a repository: by its author where there is one, else the most downloaded."""
+    query = {
+        "filter": ["gguf", f"base_model:quantized:{reference.repo}"],
+        "sort": "downloads",
+        "limit": "20",
+        "expand": ["downloads", "gated"],
+    }
+    body = await _get("/api/models", query, _authorization(), settings, None)
+    listed = [entry for entry in _decode(body, list[_Listed]) if not entry.gated]
+    if not listed:
+        raise SourceRefused(
+            f"nobody has published a GGUF of {reference.repo}",
+            hint=f"foundry model search {reference.repo.split('/')[-1]}",
+        )
+    author = reference.repo.split("/")[0].lower()
+    own = [entry for entry in listed if entry.id.split("/")[0].lower() == author]
+    best = max(own or listed, key=lambda entry: entry.downloads or 0)
+    made = await plan(HubReference(best.id), settings)
+    by = "by the model's author" if own else "not by the model's author"
+    note = f"from {best.id} ({best.downloads if best.downloads is not None else 'unknown'} downloads), {by}"
+    alias = reference.repo.split("/")[-1].lower()
+    return msgspec.structs.replace(made, alias=alias, notes=(note, *made.notes))
+
+
+def _file(repository: _Repository, sibling: _Sibling, chosen: Choice, headers: Mapping[str, str]) -> PlannedFile:
+    path = relative_name(sibling.rfilename)
+    name = PurePosixPath(path).relative_to(chosen.base).as_posix() if chosen.base else path
+    size = sibling.lfs.size if sibling.lfs and sibling.lfs.size is not None else sibling.size
+    return PlannedFile(
+        name=relative_name(name),
+        url=f"{endpoint()}/{repository.id}/resolve/{repository.sha}/{quote(path)}",
+        size_bytes=size,
+        sha256=sibling.lfs.sha256 if sibling.lfs else None,
+        headers=tuple(headers.items()),
+    )
+
+
+def _license(repository: _Repository) -> str | None:
+    tagged = next((t.removeprefix("license:") for t in repository.tags if t.startswith("license:")), None)
+    card = repository.card.license if repository.card else None
+    return tagged or (card if isinstance(card, str) else None)
+
+
+def _authorization() -> dict[str, str]:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if not token:
+        return {}
+    if not (token.isascii() and token.isprintable()):
+        raise InvalidSetting("the hub token holds characters that no token has", hint="check HF_TOKEN")
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def _get(
+    path: str,
+    query: Mapping[str, Sequence[str]],
+    headers: Mapping[str, str],
+    settings: Settings,
+    reference: HubReference | None,
+) -> bytes:
+    """One GET to the hub. Raises SourceUnreachable, SourceRefused, InvalidSetting."""
+    url = f"{endpoint()}{path}"
+    if settings.offline:
+        raise SourceUnreachable(
+            f"{endpoint()} was not asked: offline is set", hint="foundry model list --cached shows what is on this disk"
+        )
+    import httpx2
+
+    from localfoundry.sources.network import open_client
+
+    try:
+        async with open_client(stall_s=_TIMEOUT_S) as client:
+            answer = await client.get(
+                url,
+                params={k: v if isinstance(v, str) else list(v) for k, v in query.items()},
+                headers=dict(headers),
+                follow_redirects=True,
+            )
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
+        raise InvalidSetting(f"HF_ENDPOINT is not an address: {exc}", hint=f"for example {DEFAULT_ENDPOINT}") from exc
+    except httpx2.HTTPError as exc:
+        raise SourceUnreachable(
+            f"no answer from {endpoint()}: {exc or type(exc).__name__}",
+            hint="check the network and HTTPS_PROXY; what is on this disk still works",
+        ) from exc
+    if not answer.is_success:
+        raise _refusal(answer, reference)
+    return answer.content
+
+
+def _refusal(answer: httpx2.Response, reference: HubReference | None) -> SourceRefused | SourceUnreachable:
+    status, code = answer.status_code, answer.headers.get("x-error-code", "")
+    if status == 429 or status >= 500:
+        return SourceUnreachable(f"{endpoint()} cannot answer now: HTTP {status}", hint="try again later")
+    if reference is None:
+        return SourceRefused(f"{endpoint()} answers HTTP {status}", hint="check HF_ENDPOINT and HF_TOKEN")
+    if code == "GatedRepo" or (status == 403 and code != "RepoNotFound"):
+        return _gated(reference.repo)
+    if code == "RevisionNotFound":
+        return SourceRefused(
+            f"{reference.repo} has no revision {reference.revision}", hint=f"{endpoint()}/{reference.repo}"
+        )
+    if status in (401, 404):
+        return SourceRefused(
+            f"there is no repository {reference.repo} at {endpoint()}, or it is private",
+            hint=f"foundry model search {reference.repo.split('/')[-1]}; for a private one set HF_TOKEN",
+        )
+    return SourceRefused(f"{endpoint()} answers HTTP {status} for {reference.repo}")
+
+
+def _gated(repo: str) -> SourceRefused:
+    return SourceRefused(
+        f"{repo} is gated: its owner wants you to accept the terms first",
+        hint=f"accept them at {endpoint()}/{repo}, then set HF_TOKEN to your token (or: hf auth login)",
+    )
+
+
+def _decode(body: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise SourceRefused(
+            f"{endpoint()} answers with something that is not the hub's: {exc}", hint="check HF_ENDPOINT"
+        ) from exc

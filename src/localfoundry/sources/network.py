@@ -1,0 +1,55 @@
+"""The HTTP client for places outside this machine: proxies, certificates and time limits in one spot.
+
+Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`). Certificates are checked with the system's own store,
+where companies put their private authority, and with `SSL_CERT_FILE` besides. Redirects are never followed by the
+client itself: `download.py` decides which headers may go where.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING
+
+from localfoundry import __version__
+from localfoundry.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    import httpx2
+
+
+def open_client(*, stall_s: float, cert: str | None = None, proxy: str | None = None) -> httpx2.AsyncClient:
+    """A client that gives up on a connection after `stall_s` without a byte.
+
+    cert: a file of further authorities; proxy: instead of the environment's. Raises InvalidSetting.
+    """
+    import httpx2
+
+    timeout = httpx2.Timeout(connect=min(stall_s, 30.0), read=stall_s, write=stall_s, pool=None)
+    try:
+        return httpx2.AsyncClient(
+            verify=_tls(cert),
+            proxy=proxy,
+            timeout=timeout,
+            follow_redirects=False,
+            headers={"User-Agent": f"localfoundry/{__version__}", "Accept-Encoding": "identity"},
+        )
+    except (ValueError, ImportError, httpx2.InvalidURL) as exc:
+        raise InvalidSetting(
+            f"the proxy that is set cannot be used: {exc}", hint="look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
+        ) from exc
+
+
+def _tls(cert: str | None) -> ssl.SSLContext:
+    import truststore
+
+    context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for path in {cert, os.environ.get("SSL_CERT_FILE")} - {None, ""}:
+        assert path is not None
+        try:
+            context.load_verify_locations(cafile=path)
+        except OSError as exc:  # ssl.SSLError is one
+            raise InvalidSetting(
+                f"the certificate file {path} cannot be read: {exc}", hint="look at SSL_CERT_FILE"
+            ) from exc
+    return context

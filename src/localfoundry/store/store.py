@@ -1,0 +1,338 @@
+"""The models on this disk: what is there, where its files are, and what may be removed.
+
+    blobs/sha256/<hex>                     the bytes, once each, read-only
+    models/<name>/<version>/               manifest.json and the version's files, hard links to blobs
+    partial/<key>.part .jsonl .lock        downloads that are not whole yet, their journal and their lock
+    tmp/<key>/ <key>.lock                  versions being made; renamed into models/ in one step when complete
+    store.lock                             held for the moment in which versions appear or bytes are removed
+
+Reading takes no lock: a version is complete or not there. Pulling is `pull.py`. The trade-off of links: on a file
+system without them each version is a copy, and a model needs twice its size.
+
+Imports nothing heavy: the commands that list models start with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from localfoundry.errors import DiskError, NotAModel, UsageError
+from localfoundry.sources.names import relative_name, sha256_hex, variant_name
+from localfoundry.sources.reference import HubReference, LocalReference, QuantizedReference, looks_local, parse
+from localfoundry.store import disk
+from localfoundry.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from localfoundry.sources.reference import Reference
+
+_GATE_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A version whose manifest cannot be read, and why. Its files are left alone."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A download that is not whole. `in_use`: some process is at it right now."""
+
+    key: str
+    name: str
+    path: Path
+    size_bytes: int
+    total_bytes: int | None
+    in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CleanPlan:
+    """What `cache clean` would remove: blobs no version refers to, abandoned downloads, leftovers of crashes."""
+
+    blobs: tuple[Path, ...]
+    partials: tuple[Partial, ...]
+    leftovers: tuple[Path, ...]
+    size_bytes: int
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.blobs or self.partials or self.leftovers)
+
+
+class Store:
+    """The folder that holds the models. Making one touches nothing; only a pull creates folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models = root / "models"
+        self.blobs = root / "blobs" / "sha256"
+        self.partial = root / "partial"
+        self.tmp = root / "tmp"
+
+    # What is there
+
+    def manifests(self) -> list[Manifest]:
+        """Every complete version, by name and version. A damaged one is left out: see `damaged`."""
+        found = [entry for entry in self._read() if isinstance(entry, Manifest)]
+        return sorted(found, key=lambda m: (m.name.lower(), m.version))
+
+    def damaged(self) -> list[Damaged]:
+        """Versions that `manifests` leaves out because their manifest cannot be read."""
+        return [entry for entry in self._read() if isinstance(entry, Damaged)]
+
+    def find(self, name: str) -> Manifest | None:
+        """The version that `name` means, in any case; None where none is here.
+
+        In this order: `name:version`, a name, an alias (the highest version), the reference it came from, pinned or
+        not (`hf:org/repo@commit:file`, `org/repo`, `org/repo:Q4_K_M`, a path).
+        """
+        wanted = name.strip().lower()
+        everything = self.manifests()
+        for field in ("id", "name", "alias", "source"):
+            found = [m for m in everything if getattr(m, field).lower() == wanted]
+            if found:
+                return max(found, key=_newest)
+        found = _by_reference(name.strip(), everything)
+        return max(found, key=_newest) if found else None
+
+    def folder(self, manifest: Manifest) -> Path:
+        """The folder of a version's files."""
+        return self.models / variant_name(manifest.name) / str(manifest.version)
+
+    def main_file(self, manifest: Manifest) -> Path:
+        """What an engine is given: the (first) GGUF file, the file of the test engine, or the folder."""
+        folder = self.folder(manifest)
+        name = main_name(manifest.format, [f.name for f in manifest.files])
+        return folder if name is None else folder / relative_name(name)
+
+    def blob(self, sha256: str) -> Path:
+        """Where the bytes with this sum are, or would be."""
+        return self.blobs / sha256_hex(sha256)
+
+    def next_version(self, name: str) -> int:
+        """The number after the highest in use, damaged ones included; 1 for a new name."""
+        taken = [int(p.name) for p in _children(self.models / variant_name(name)) if p.name.isdecimal()]
+        return max(taken, default=0) + 1
+
+    def partials(self) -> list[Partial]:
+        """Downloads that are not whole."""
+        from localfoundry.store.journal import read_head
+
+        found = []
+        for path in _children(self.partial):
+            if path.suffix != ".part":
+                continue
+            head = read_head(path.with_suffix(".jsonl"))
+            name, total = (head.name, head.total) if head else (path.stem, None)
+            with contextlib.suppress(FileNotFoundError):
+                size = path.stat().st_size
+                found.append(Partial(path.stem, name, path, size, total, _in_use(path.with_suffix(".lock"))))
+        return found
+
+    # What may be removed
+
+    def remove(self, manifest: Manifest) -> int:
+        """Remove a version; bytes that another version shares stay. Returns the bytes freed. Raises DiskError."""
+        folder = self.folder(manifest)
+        with disk.writing(folder), self.gate():
+            doomed = self.tmp / f"removed-{os.urandom(8).hex()}"
+            self.tmp.mkdir(parents=True, exist_ok=True)
+            folder.rename(doomed)  # one step: nobody sees half a version
+            freed = disk.remove_tree(doomed)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # only where this was the last version
+            return freed + self._drop_blobs(f.sha256 for f in manifest.files)
+
+    def drop_unreferenced(self, sha256s: list[str]) -> None:
+        """Remove those of these blobs that no version refers to: a file that turned out to be no model."""
+        with self.gate():
+            self._drop_blobs(sha256s)
+
+    def plan_clean(self) -> CleanPlan:
+        """What could be removed now. While anything is pulled, whole blobs stay: the pull may be about to use them."""
+        leftovers = tuple(p for p in _children(self.tmp) if p.suffix != ".lock" and not _in_use(_lock_beside(p)))
+        pulling = any(p.suffix == ".lock" and _in_use(p) for p in _children(self.tmp))
+        partials = tuple(p for p in self.partials() if not p.in_use)
+        referenced = self._referenced()
+        blobs = () if pulling else tuple(p for p in _children(self.blobs) if p.name not in referenced)
+        size = sum(p.size_bytes for p in partials) + sum(_size(p) for p in blobs)
+        return CleanPlan(blobs, partials, leftovers, size + sum(disk.tree_bytes(p) for p in leftovers))
+
+    def execute(self, plan: CleanPlan) -> int:
+        """Remove what the plan names and what is still unused by now. Returns the bytes freed. Raises DiskError."""
+        if plan.is_empty:
+            return 0
+        freed = 0
+        with disk.writing(self.root), self.gate():
+            for path in plan.leftovers:
+                with disk.held(_lock_beside(path)) as free:
+                    if free:
+                        freed += disk.remove_tree(path)
+                        disk.remove_lock(_lock_beside(path))
+            for partial in plan.partials:
+                freed += self.remove_partial(partial.key)
+            now = set(self.plan_clean().blobs)
+            freed += sum(disk.remove_file(path) for path in plan.blobs if path in now)
+        return freed
+
+    def remove_partial(self, key: str) -> int:
+        """Remove one download that is not whole, unless a process is at it. Returns the bytes freed."""
+        path = self.partial / f"{key}.part"
+        lock = path.with_suffix(".lock")
+        with disk.held(lock) as free:
+            if not free:
+                return 0
+            freed = disk.remove_file(path) + disk.remove_file(path.with_suffix(".jsonl"))
+            disk.remove_lock(lock)
+        return freed
+
+    # What the two above and a pull stand on
+
+    def prepare(self) -> None:
+        """Make the folders. Raises DiskError where the place is not writable."""
+        for folder in (self.models, self.blobs, self.partial, self.tmp):
+            with disk.writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def gate(self) -> Iterator[None]:
+        """Held while a version appears or bytes are removed, so that neither sees the other half done."""
+        guard = disk.lock(self.root / "store.lock")
+        if not disk.acquire(guard, _GATE_TIMEOUT_S):
+            raise DiskError(
+                f"another process has held {self.root / 'store.lock'} for {_GATE_TIMEOUT_S} s",
+                hint="end that foundry process and try again",
+            )
+        try:
+            yield
+        finally:
+            guard.release()
+
+    def _read(self) -> Iterator[Manifest | Damaged]:
+        for named in _children(self.models):
+            for path in _children(named):
+                if not path.name.isdecimal():
+                    continue
+                try:
+                    yield _manifest(path)
+                except FileNotFoundError:
+                    if path.is_dir():
+                        yield Damaged(path, "manifest.json is missing")
+                except (msgspec.MsgspecError, UnicodeDecodeError, OSError, NotAModel, UsageError) as exc:
+                    yield Damaged(path, str(exc))
+
+    def _referenced(self) -> set[str]:
+        """Sums that a version refers to: by its manifest, or, where that is damaged, by a second name of the bytes."""
+        sums = {f.sha256 for m in self.manifests() for f in m.files}
+        return sums | {p.name for p in _children(self.blobs) if _links(p) > 1}
+
+    def _drop_blobs(self, sha256s: Iterator[str] | list[str]) -> int:
+        referenced = self._referenced()
+        return sum(disk.remove_file(self.blob(s)) for s in set(sha256s) if s not in referenced)
+
+
+def main_name(format: str, names: list[str]) -> str | None:
+    """Which of a version's files an engine is given; None means the whole folder."""
+    suffix = {"gguf": ".gguf", "fake": ".fake.json"}.get(format)
+    if suffix is None:
+        return None
+    fitting = sorted(n for n in names if n.lower().endswith(suffix))
+    return next((n for n in fitting if "mmproj" not in n.lower()), fitting[0] if fitting else None)
+
+
+def _manifest(folder: Path) -> Manifest:
+    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    variant_name(manifest.name)
+    for file in manifest.files:
+        relative_name(file.name)
+        sha256_hex(file.sha256)
+    if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
+        raise NotAModel(f"the manifest is that of {manifest.id}")
+    return manifest
+
+
+def _newest(manifest: Manifest) -> tuple[int, str]:
+    return (manifest.version, manifest.created_at)
+
+
+def _by_reference(name: str, manifests: list[Manifest]) -> list[Manifest]:
+    if "/" not in name and not looks_local(name):
+        return []
+    try:
+        wanted = parse(name)
+    except UsageError:
+        return []
+    return [m for m in manifests if _came_from(m, wanted)]
+
+
+def _came_from(manifest: Manifest, wanted: Reference) -> bool:
+    if isinstance(wanted, LocalReference):
+        return manifest.source == f"file:{wanted.path}"
+    if isinstance(wanted, QuantizedReference):
+        return False
+    try:
+        source = parse(manifest.source)
+    except UsageError:
+        return False
+    if not isinstance(wanted, HubReference) or not isinstance(source, HubReference):
+        return source == wanted
+    return (
+        source.repo.lower() == wanted.repo.lower()
+        and (wanted.revision is None or manifest.commit == wanted.revision)
+        and (wanted.path is None or wanted.path == source.path)
+        and (wanted.quantization is None or _has_quantization(manifest, wanted.quantization))
+    )
+
+
+def _has_quantization(manifest: Manifest, quantization: str) -> bool:
+    if manifest.quantization is not None:
+        return manifest.quantization.lower() == quantization.lower()
+    return any(quantization.lower() in f.name.lower() for f in manifest.files)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        raise DiskError(f"cannot read {folder}: {exc.strerror}", hint="foundry cache location") from exc
+
+
+def _lock_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _in_use(lock: Path) -> bool:
+    """Whether some process holds the lock. Does not make the file: looking must work on a read-only disk."""
+    if not lock.exists():
+        return False
+    try:
+        with disk.held(lock) as free:
+            return not free
+    except OSError:
+        return False  # read-only: nobody can be writing here
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _links(path: Path) -> int:
+    try:
+        return path.stat().st_nlink
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,199 @@
+"""The fake engine's worker: a deterministic OpenAI-compatible server with a known token clock and fault switches.
+
+The model file is JSON; every key is a switch and may be left out:
+
+    tokens_per_second   the token clock (default 200)
+    load_s              seconds until it is ready
+    fail_load           ends during the load with this text as its complaint
+    crash_at            the process kills itself after so many tokens of an answer
+    hang_at             stops sending after so many tokens, keeping the connection open
+    bad_bytes_at        sends bytes that are no event after so many tokens
+    ignore_sigterm      true: only SIGKILL ends it
+    answer              the words to repeat (default: "token")
+
+A prompt's tokens are its words, so context limits can be tested by counting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from localfoundry.workers import lifeline
+
+
+class FakeServer:
+    """Answers the endpoints that the service uses. One instance per process."""
+
+    def __init__(self, switches: dict[str, Any], alias: str, context: int) -> None:
+        self.switches = switches
+        self.alias = alias
+        self.context = context
+        self.generated = 0
+        self.running = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            length = next(
+                (int(h.split(":")[1]) for h in head.split("\r\n") if h.lower().startswith("content-length")), 0
+            )
+            body = json.loads(await reader.readexactly(length) or b"{}")
+            await self._route(head.split(" ")[1], body, reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _route(
+        self, path: str, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if path == "/health":
+            _respond(writer, 200, {"status": "ok"})
+        elif path == "/counters":
+            _respond(writer, 200, {"generated": self.generated, "running": self.running})
+        elif path == "/tokenize":
+            _respond(writer, 200, {"tokens": list(range(len(str(body.get("content", "")).split())))})
+        elif path in ("/v1/chat/completions", "/v1/completions"):
+            await self._complete(body, reader, writer)
+        else:
+            _respond(writer, 404, {"error": {"code": 404, "message": f"no {path} here", "type": "not_found_error"}})
+
+    async def _complete(self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        texts = [str(m.get("content") or "") for m in body.get("messages", [])] or [str(body.get("prompt", ""))]
+        prompt_tokens = sum(len(text.split()) for text in texts)
+        if prompt_tokens >= self.context:
+            counts = {"n_prompt_tokens": prompt_tokens, "n_ctx": self.context}
+            error = {"code": 400, "message": "too many tokens", "type": "exceed_context_size_error", **counts}
+            _respond(writer, 400, {"error": error})
+            return
+        limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
+        count = max(min(limit, self.context - prompt_tokens), 0)
+        self.running += 1
+        gone = asyncio.ensure_future(reader.read(1))  # a client that goes away shows as end of file
+        try:
+            answer = Answer(self, body, count, prompt_tokens)
+            await answer.send(writer, gone)
+        finally:
+            self.running -= 1
+            gone.cancel()
+
+
+class Answer:
+    """One generation: tokens at the clock's pace, plain or as a stream."""
+
+    def __init__(self, server: FakeServer, body: dict[str, Any], count: int, prompt_tokens: int) -> None:
+        self.server = server
+        self.stream = bool(body.get("stream"))
+        self.with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        self.count = count
+        self.usage = {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": prompt_tokens + count}
+
+    async def send(self, writer: asyncio.StreamWriter, gone: asyncio.Future[bytes]) -> None:
+        switches = self.server.switches
+        interval = 1 / float(switches.get("tokens_per_second", 200))
+        word = str(switches.get("answer", "token"))
+        if self.stream:
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
+                b"Transfer-Encoding: chunked\r\n\r\n"
+            )
+        due = time.monotonic()
+        for index in range(self.count):
+            await self._faults(index, writer)
+            due += interval
+            await asyncio.wait([gone], timeout=max(due - time.monotonic(), 0))
+            if gone.done():
+                return
+            self.server.generated += 1
+            if self.stream:
+                _event(writer, self._chunk({"content": f"{word} "}, None))
+                await writer.drain()
+        self._finish(writer, word)
+        await writer.drain()
+
+    async def _faults(self, index: int, writer: asyncio.StreamWriter) -> None:
+        switches = self.server.switches
+        if index == switches.get("crash_at"):
+            await writer.drain()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == switches.get("hang_at"):
+            await asyncio.Event().wait()
+        if index == switches.get("bad_bytes_at"):
+            writer.write(b"not a chunk at all\r\n")
+            await writer.drain()
+
+    def _chunk(self, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {"id": "fake", "object": "chat.completion.chunk", "created": 0, "model": self.server.alias,
+                "choices": [choice]}  # fmt: skip
+
+    def _finish(self, writer: asyncio.StreamWriter, word: str) -> None:
+        if not self.stream:
+            text = " ".join([word] * self.count)
+            choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            _respond(writer, 200, {"id": "fake", "object": "chat.completion", "created": 0,
+                                   "model": self.server.alias, "choices": [choice], "usage": self.usage})  # fmt: skip
+            return
+        _event(writer, self._chunk({}, "stop"))
+        if self.with_usage:
+            _event(writer, self._chunk({}, None) | {"choices": [], "usage": self.usage})
+        _write_chunk(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+
+
+def _respond(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:
+    data = json.dumps(body).encode()
+    writer.write(
+        f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+        "Connection: close\r\n\r\n".encode()
+        + data
+    )
+
+
+def _event(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
+    _write_chunk(writer, b"data: " + json.dumps(body).encode() + b"\n\n")
+
+
+def _write_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
+    await asyncio.sleep(float(switches.get("load_s", 0)))
+    if switches.get("fail_load"):
+        print(f"error: {switches['fail_load']}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
+    server = FakeServer(switches, options.alias, options.context)
+    if options.socket:
+        listener = await asyncio.start_unix_server(server.handle, options.socket)
+    else:
+        listener = await asyncio.start_server(server.handle, "127.0.0.1", options.port)
+    await listener.serve_forever()
+
+
+def main() -> None:
+    lifeline.die_with_parent()
+    lifeline.exit_when_stdin_closes()
+    parser = argparse.ArgumentParser(prog="localfoundry.workers.fake")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--alias", required=True)
+    parser.add_argument("--context", type=int, required=True)
+    parser.add_argument("--socket")
+    parser.add_argument("--port", type=int, default=0)
+    options = parser.parse_args()
+    switches = json.loads(options.model.read_text(encoding="utf-8"))
+    if switches.get("ignore_sigterm"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    asyncio.run(_serve(options, switches))
+
+
+if __name__ == "__main__":
+    main()

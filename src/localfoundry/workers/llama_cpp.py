@@ -1,0 +1,75 @@
+"""The bundled llama.cpp worker: its own HTTP server, from the `xllamacpp` wheel, in this process.
+
+Trade-off: the wheel is built for AVX2 and is slower than a native build, but needs no compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from localfoundry.workers import lifeline
+
+
+def main() -> None:
+    lifeline.die_with_parent()
+    lifeline.exit_when_stdin_closes()
+    options = _arguments()
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = options.model
+    params.model_alias = {options.alias}  # what answers carry as `model`; without it they carry the path
+    params.hostnames = [options.socket or "127.0.0.1"]
+    if options.port:
+        params.port = options.port
+        params.api_keys = [os.environ["FOUNDRY_WORKER_SECRET"]]
+    params.n_ctx = options.context
+    params.n_parallel = options.parallel
+    params.kv_unified = True  # the slots share one cache: any one request may use the whole context
+    params.ctx_shift = False  # a full context is an error with counts, never a prompt cut in silence
+    params.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts in memory
+    params.fit_params = False  # the service decides what is loaded; probing costs a second load of the header
+    params.ui = False
+    params.cors_origins = ""
+    params.endpoint_slots = True
+    params.endpoint_metrics = True
+    params.verbosity = 4  # the level at which the engine states its buffers
+    params.embedding = options.embeddings or options.rerank
+    if options.rerank:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    started = time.perf_counter()
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as exc:
+        print(f"error: {exc}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from exc
+    print(f"engine_load_s={time.perf_counter() - started:.4f}", file=sys.stderr, flush=True)
+    _wait_for_the_end(server)
+
+
+def _wait_for_the_end(server: object) -> None:
+    """Hold on to the server, whose threads do the work, until a signal or the lifeline ends this process."""
+    import threading
+
+    threading.Event().wait()
+    del server
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="localfoundry.workers.llama_cpp")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--alias", required=True)
+    parser.add_argument("--socket")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--context", type=int, required=True)
+    parser.add_argument("--parallel", type=int, required=True)
+    parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--rerank", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
