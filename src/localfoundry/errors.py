@@ -8,6 +8,7 @@
     │   ├── InvalidRequest       400  a field of a request is missing, of the wrong type or out of range
     │   ├── ContextLengthExceeded 400 the prompt does not fit the context
     │   ├── RequestTooLarge      413  the body is larger than the service reads
+    │   ├── HostNotAllowed       403  the request is not from this machine, or from another site's web page
     │   ├── InvalidSetting       400  a setting from a file, the environment or a flag
     │   └── NotAModel            400  a file that is not a model, or one that is refused
     ├── SourceError              400  the place a model comes from
@@ -23,8 +24,7 @@
     │   └── ServiceStopping      503
     └── EngineError              500  an engine or its worker
         ├── LoadFailed           400  the engine refused the model; trying again will not help
-        ├── WorkerCrashed        503  the worker ended while it was needed; the next request loads it again
-        └── RequestTimedOut      503  no answer within the allowed time
+        └── WorkerCrashed        503  the worker ended while it was needed; the next request loads it again
 
 Permanent failures are not 5xx, because OpenAI clients retry 408, 409, 429 and >= 500 by themselves.
 The message says what failed, with value and limit. The hint is the command to type next.
@@ -131,6 +131,13 @@ class RequestTooLarge(UsageError):
 
     code = "request_too_large"
     status = 413
+
+
+class HostNotAllowed(UsageError):
+    """The request names another host than this machine, or comes from a web page of another site."""
+
+    code = "host_not_allowed"
+    status = 403
 
 
 class InvalidSetting(UsageError):
@@ -242,11 +249,4 @@ class WorkerCrashed(EngineError):
     """The worker ended while it was needed. Other models are not touched; the next request loads this one again."""
 
     code = "worker_crashed"
-    status = 503
-
-
-class RequestTimedOut(EngineError):
-    """The worker gave no answer within the allowed time."""
-
-    code = "timed_out"
     status = 503

@@ -11,16 +11,9 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localfoundry.errors import UsageError
+from localfoundry.errors import HostNotAllowed
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class HostNotAllowed(UsageError):
-    """The request names another host than this machine, or comes from a web page of another site."""
-
-    code = "host_not_allowed"
-    status = 403
 
 
 class LocalOnly:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localfoundry.cli import output
-from localfoundry.client import ServiceClient
 from localfoundry.units import format_duration
+
+if TYPE_CHECKING:
+    from localfoundry.client import ServiceClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,10 @@ async def stream_chat(
 
 def ask(url: str, loaded: dict[str, Any], prompt: str, options: Sampling, *, as_json: bool, verbose: bool) -> None:
     """One prompt, one answer on standard output. Raises the service's errors."""
+    import asyncio
+
+    from localfoundry.client import ServiceClient
+
     messages = [{"role": "system", "content": options.system}] if options.system else []
     messages.append({"role": "user", "content": prompt})
     answer = Answer()
@@ -138,6 +143,10 @@ def ask(url: str, loaded: dict[str, Any], prompt: str, options: Sampling, *, as_
 
 def complete_text(url: str, loaded: dict[str, Any], text: str, options: Sampling, *, as_json: bool) -> None:
     """Continue a text. Raises the service's errors."""
+    import asyncio
+
+    from localfoundry.client import ServiceClient
+
     body = {"model": loaded["id"], "prompt": text, **options.fields()}
 
     async def pieces(client: ServiceClient) -> AsyncIterator[str]:

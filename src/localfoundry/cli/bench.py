@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,6 +61,8 @@ def bench(models: tuple[str, ...], rounds: int, max_tokens: tuple[int, ...], pro
 def _measure(
     given: Settings, url: str, candidates: list[Candidate], rounds: int, seed: int
 ) -> tuple[Measurement, dict[str, dict[str, Any]]]:
+    import asyncio
+
     from localfoundry.bench.run import measure
     from localfoundry.client import ServiceClient
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +46,8 @@ def cached(given: Settings, name: str) -> Manifest | None:
 
 def with_service(given: Settings, work: Callable[[ServiceClient], Coroutine[Any, Any, T]]) -> T:
     """Run `work` with a client of the running service. Raises ServiceNotRunning."""
+    import asyncio
+
     from localfoundry import instance
     from localfoundry.client import ServiceClient
 

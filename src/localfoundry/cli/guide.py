@@ -28,7 +28,7 @@ def show(as_json: bool) -> None:
         size = f"about {format_bytes(sizes[row.model])}" if row.model in sizes else ""
         output.data(f"    {row.model:<30} {row.ram_bytes // 10**9:>3} GB RAM, {row.cpu} CPU  {size}".rstrip())
     recommended = guide.recommended_hardware
-    output.data(f"    Recommended: {recommended.ram_bytes // 10**9} GB RAM; {'; '.join(recommended.notes)}")
+    output.data(f"    Recommended: {'; '.join(recommended.notes)}")
     output.data("Storage:")
     for note in guide.storage_notes:
         output.data(f"    {note}")

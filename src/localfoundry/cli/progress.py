@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+_LINE_EVERY_S = 2.0
+
+
 class PullProgress:
     """Implements the store's `Progress`. Use as a context manager, so that the bar is taken down on an error."""
 
@@ -26,6 +29,7 @@ class PullProgress:
         self._started = 0.0
         self._first: int | None = None
         self._tenth = 0
+        self._told = 0.0
 
     def __enter__(self) -> PullProgress:
         if self._bar is not None:
@@ -41,6 +45,7 @@ class PullProgress:
     def start(self, step: str, name: str, total: int | None) -> None:
         self._step, self._name, self._total = step, name, total
         self._started, self._first, self._tenth = time.monotonic(), None, 0
+        self._told = self._started
         if self._bar is not None:
             self._task = self._bar.add_task(f"{step} {name}", total=total)
 
@@ -50,13 +55,22 @@ class PullProgress:
             return
         if self._first is None:
             self._first = done
-        if not self._total or done * 10 // self._total <= self._tenth:
+        whole = self._total is not None and done >= self._total
+        if not self._total or done * 10 // self._total <= self._tenth or not (whole or self._due()):
             return
         self._tenth = done * 10 // self._total
         elapsed = max(time.monotonic() - self._started, 1e-6)
         rate = (done - self._first) / elapsed
         left = f", {format_duration((self._total - done) / rate)} left" if rate > 0 and done < self._total else ""
         output.note(f"{self._step} {self._name}: {done * 100 // self._total}% at {format_bytes(int(rate))}/s{left}")
+
+    def _due(self) -> bool:
+        """At most a line every two seconds: a log is read by people too."""
+        now = time.monotonic()
+        if now - self._told < _LINE_EVERY_S:
+            return False
+        self._told = now
+        return True
 
     def note(self, text: str) -> None:
         if self._bar is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 
 from localfoundry import engines
@@ -18,6 +16,8 @@ from localfoundry.store.manifest import Manifest
 
 def pull_model(given: Settings, name: str, *, quiet: bool = False) -> Manifest:
     """Download what a name stands for, with a progress bar. Raises as the sources and the store do."""
+    import asyncio
+
     from localfoundry.store.pull import pull
 
     async def work() -> Manifest:

@@ -19,6 +19,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from localfoundry.service import upstream
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.01
+_WORDS_WAIT_S = 0.05
 _LOG_LIMIT = 4_000_000
 _START_LOG_LIMIT = 256_000
 
@@ -49,8 +51,9 @@ class Worker:
         self.endpoint = endpoint
         self.state = "starting"
         self.log_file = log_file
-        self.start_log = ""  # what it wrote until it was ready: the engine's own account of the load
+        self.start_log = ""  # the beginning of what it wrote: the engine's own account of the load is in it
         self._process = process
+        self._words = asyncio.Event()
         self._reader = asyncio.create_task(self._keep_words())
         self.exited = asyncio.create_task(self._wait())
 
@@ -96,6 +99,14 @@ class Worker:
         self.state = "failed"
         raise LoadFailed("the engine ended while it loaded the model")
 
+    async def told(self, what: Callable[[str], bool]) -> None:
+        """Wait a moment for words that were written before the worker was ready but have not been read yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WORDS_WAIT_S):
+                while not what(self.start_log):
+                    self._words.clear()
+                    await self._words.wait()
+
     async def stop(self, grace_s: float) -> None:
         """Ask the process to end, and end it after `grace_s`. Returns when it is gone and its memory is free."""
         if not self.exited.done():
@@ -130,6 +141,7 @@ class Worker:
         with contextlib.closing(sink):
             while block := await self._process.stderr.read(65536):
                 text = block.decode("utf-8", "replace")
-                if self.state == "starting" and len(self.start_log) < _START_LOG_LIMIT:
+                if len(self.start_log) < _START_LOG_LIMIT:
                     self.start_log += text
+                    self._words.set()
                 sink.emit(logging.makeLogRecord({"msg": text}))

@@ -204,6 +204,8 @@ class Service:
         command = engine.command(request, self.settings)
         started = time.monotonic()
         worker = await self._start_worker(engine, command, endpoint, manifest)
+        load_s = time.monotonic() - started
+        await worker.told(lambda words: engine.account(words).load_s is not None)
         account = engine.account(worker.start_log)
         model = LoadedModel(
             manifest=manifest,
@@ -211,7 +213,7 @@ class Service:
             command=command,
             context=context,
             ttl_s=self.settings.model_ttl_s if options.ttl_s is None else options.ttl_s,
-            load_s=time.monotonic() - started,
+            load_s=load_s,
             engine_load_s=account.load_s,
             memory=account.memory,
         )
