@@ -14,7 +14,7 @@ foundry service start 2>/dev/null || foundry service start --port 0
 
 step() { printf '\n$ %s\n' "$*"; "$@"; }
 step foundry model download smollm2-135m
-step foundry model list --max-size 1GB
+step foundry model list
 step foundry cache list
 step foundry model run smollm2-135m --verbose --prompt "Explain edge AI in one sentence." --max-tokens 64
 step foundry service ps

@@ -180,7 +180,7 @@ def test_listing_models_imports_nothing_heavy() -> None:
     """`foundry model list` has 150 ms in all; one of these alone would take them."""
     program = (
         "import sys, localfoundry.catalog.lookup as l, localfoundry.catalog.filters, localfoundry.catalog.foundry\n"
-        "import localfoundry.catalog.guide, localfoundry.catalog.hub, localfoundry.formats.gguf\n"
+        "import localfoundry.catalog.guide, localfoundry.formats.gguf\n"
         "l.Catalog.load()\n"
         "heavy = {'httpx2', 'huggingface_hub', 'asyncio', 'rich', 'ssl', 'difflib', 'xllamacpp'}\n"
         "print(sorted(heavy & set(sys.modules)))"

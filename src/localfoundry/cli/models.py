@@ -174,7 +174,8 @@ def _print(found: list[Row]) -> None:
 @click.argument("text")
 @click.option("--gguf", "wanted", flag_value="gguf", help="On the hub: only repositories with GGUF files.")
 @click.option("--onnx", "wanted", flag_value="onnx", help="On the hub: only repositories with ONNX files.")
-@click.option("--sort", type=click.Choice(["downloads", "date"]), default="downloads", show_default=True)
+@click.option("--sort", type=click.Choice(["downloads", "date"]), default="downloads", show_default=True,
+              help="Order of the hub's results.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Most hub results.")
 @click.option("--local", is_flag=True, help="Only the built-in catalog.")
 @context.json_option
@@ -183,8 +184,8 @@ def search_models(text: str, wanted: str | None, sort: str, limit: int, local: b
     import asyncio
     from typing import Literal, cast
 
-    from localfoundry.catalog.hub import search_hub
     from localfoundry.errors import SourceError
+    from localfoundry.sources.search import search_hub
 
     given = context.settings()
     matching = filters.search(context.catalog(given).models, text)
@@ -204,7 +205,10 @@ def search_models(text: str, wanted: str | None, sort: str, limit: int, local: b
         reason = problem.message if problem else None
         output.document({"models": [row.document() for row in here], "hub": hub_document, "hubError": reason})
         return
-    _print(here)
+    if here:
+        _print(here)
+    else:
+        output.note(f"nothing in the catalog matches {text!r}")
     if hub:
         output.data("\nOn the hub (foundry model download hf:REPOSITORY):")
         cells = [[h.repo, str(h.downloads), h.license or "unknown", (h.updated_at or "")[:10]] for h in hub]

@@ -1,22 +1,22 @@
 """Models on the hub: from a repository to a plan with the commit, sizes and SHA-256 sums pinned.
 
-Asks the hub's HTTP API with our own client, bounded in time and cancellable, and with the system's certificates;
-`huggingface_hub` has none of the three and is used for the token only. The addresses it makes hold the commit, so
-what is fetched is what was planned, whatever happens to the branch meanwhile. Which files make a model is `choose.py`.
+The addresses it makes hold the commit, so what is fetched is what was planned, whatever happens to the branch
+meanwhile. Which files make a model is `choose.py`; talking to the hub is `hub.py`.
 """
 
 from __future__ import annotations
 
-import os
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
 
 from localfoundry.config import Settings
-from localfoundry.errors import InvalidSetting, SourceRefused, SourceUnreachable
+from localfoundry.errors import SourceRefused
+from localfoundry.sources import hub
 from localfoundry.sources.choose import Choice, choose, model_stem
 from localfoundry.sources.names import as_variant_name, relative_name
 from localfoundry.sources.plan import PlannedFile, PullPlan
@@ -25,9 +25,6 @@ from localfoundry.sources.reference import HubReference, QuantizedReference
 if TYPE_CHECKING:
     import httpx2
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
-_TIMEOUT_S = 20.0
-_T = TypeVar("_T")
 _EMBEDDINGS = {"feature-extraction", "sentence-similarity"}
 
 
@@ -62,17 +59,12 @@ class _Listed(msgspec.Struct):
     gated: bool | str = False
 
 
-def endpoint() -> str:
-    """The hub's address: HF_ENDPOINT, read now and not at import."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or DEFAULT_ENDPOINT
-
-
 async def plan(reference: HubReference, settings: Settings) -> PullPlan:
     """A plan for a repository, a file or a quantization of it. Raises SourceError, NotRunnable, NotAModel."""
-    headers = _authorization()
+    headers = hub.authorization()
     revision = f"/revision/{quote(reference.revision, safe='')}" if reference.revision else ""
     body = await _get(f"/api/models/{reference.repo}{revision}", {"blobs": "true"}, headers, settings, reference)
-    repository = _decode(body, _Repository)
+    repository = hub.decode(body, _Repository)
     if repository.gated and not headers:
         raise _gated(repository.id)
     chosen = choose(repository.id, [s.rfilename for s in repository.siblings], reference.path, reference.quantization)
@@ -98,14 +90,14 @@ async def plan(reference: HubReference, settings: Settings) -> PullPlan:
 
 async def plan_quantized(reference: QuantizedReference, settings: Settings) -> PullPlan:
     """A plan for a GGUF made from a repository: by its author where there is one, else the most downloaded."""
-    query = {
+    query: dict[str, str | Sequence[str]] = {
         "filter": ["gguf", f"base_model:quantized:{reference.repo}"],
         "sort": "downloads",
         "limit": "20",
         "expand": ["downloads", "gated"],
     }
-    body = await _get("/api/models", query, _authorization(), settings, None)
-    listed = [entry for entry in _decode(body, list[_Listed]) if not entry.gated]
+    body = await _get("/api/models", query, hub.authorization(), settings, None)
+    listed = [entry for entry in hub.decode(body, list[_Listed]) if not entry.gated]
     if not listed:
         raise SourceRefused(
             f"nobody has published a GGUF of {reference.repo}",
@@ -127,7 +119,7 @@ def _file(repository: _Repository, sibling: _Sibling, chosen: Choice, headers: M
     size = sibling.lfs.size if sibling.lfs and sibling.lfs.size is not None else sibling.size
     return PlannedFile(
         name=relative_name(name),
-        url=f"{endpoint()}/{repository.id}/resolve/{repository.sha}/{quote(path)}",
+        url=f"{hub.endpoint()}/{repository.id}/resolve/{repository.sha}/{quote(path)}",
         size_bytes=size,
         sha256=sibling.lfs.sha256 if sibling.lfs else None,
         headers=tuple(headers.items()),
@@ -140,85 +132,32 @@ def _license(repository: _Repository) -> str | None:
     return tagged or (card if isinstance(card, str) else None)
 
 
-def _authorization() -> dict[str, str]:
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if not token:
-        return {}
-    if not (token.isascii() and token.isprintable()):
-        raise InvalidSetting("the hub token holds characters that no token has", hint="check HF_TOKEN")
-    return {"Authorization": f"Bearer {token}"}
-
-
 async def _get(
-    path: str,
-    query: Mapping[str, Sequence[str]],
-    headers: Mapping[str, str],
-    settings: Settings,
+    path: str, query: Mapping[str, str | Sequence[str]], headers: Mapping[str, str], settings: Settings,
     reference: HubReference | None,
-) -> bytes:
-    """One GET to the hub. Raises SourceUnreachable, SourceRefused, InvalidSetting."""
-    url = f"{endpoint()}{path}"
-    if settings.offline:
-        raise SourceUnreachable(
-            f"{endpoint()} was not asked: offline is set", hint="foundry model list --cached shows what is on this disk"
-        )
-    import httpx2
-
-    from localfoundry.sources.network import open_client
-
-    try:
-        async with open_client(stall_s=_TIMEOUT_S) as client:
-            answer = await client.get(
-                url,
-                params={k: v if isinstance(v, str) else list(v) for k, v in query.items()},
-                headers=dict(headers),
-                follow_redirects=True,
-            )
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
-        raise InvalidSetting(f"HF_ENDPOINT is not an address: {exc}", hint=f"for example {DEFAULT_ENDPOINT}") from exc
-    except httpx2.HTTPError as exc:
-        raise SourceUnreachable(
-            f"no answer from {endpoint()}: {exc or type(exc).__name__}",
-            hint="check the network and HTTPS_PROXY; what is on this disk still works",
-        ) from exc
-    if not answer.is_success:
-        raise _refusal(answer, reference)
-    return answer.content
+) -> bytes:  # fmt: skip
+    refusal = functools.partial(_refusal, reference) if reference else None
+    return await hub.get(path, query, headers=headers, offline=settings.offline, refusal=refusal)
 
 
-def _refusal(answer: httpx2.Response, reference: HubReference | None) -> SourceRefused | SourceUnreachable:
+def _refusal(reference: HubReference, answer: httpx2.Response) -> SourceRefused:
     status, code = answer.status_code, answer.headers.get("x-error-code", "")
-    if status == 429 or status >= 500:
-        return SourceUnreachable(f"{endpoint()} cannot answer now: HTTP {status}", hint="try again later")
-    if reference is None:
-        return SourceRefused(f"{endpoint()} answers HTTP {status}", hint="check HF_ENDPOINT and HF_TOKEN")
     if code == "GatedRepo" or (status == 403 and code != "RepoNotFound"):
         return _gated(reference.repo)
     if code == "RevisionNotFound":
         return SourceRefused(
-            f"{reference.repo} has no revision {reference.revision}", hint=f"{endpoint()}/{reference.repo}"
+            f"{reference.repo} has no revision {reference.revision}", hint=f"{hub.endpoint()}/{reference.repo}"
         )
     if status in (401, 404):
         return SourceRefused(
-            f"there is no repository {reference.repo} at {endpoint()}, or it is private",
+            f"there is no repository {reference.repo} at {hub.endpoint()}, or it is private",
             hint=f"foundry model search {reference.repo.split('/')[-1]}; for a private one set HF_TOKEN",
         )
-    return SourceRefused(f"{endpoint()} answers HTTP {status} for {reference.repo}")
+    return SourceRefused(f"{hub.endpoint()} answers HTTP {status} for {reference.repo}")
 
 
 def _gated(repo: str) -> SourceRefused:
     return SourceRefused(
         f"{repo} is gated: its owner wants you to accept the terms first",
-        hint=f"accept them at {endpoint()}/{repo}, then set HF_TOKEN to your token (or: hf auth login)",
+        hint=f"accept them at {hub.endpoint()}/{repo}, then set HF_TOKEN to your token (or: hf auth login)",
     )
-
-
-def _decode(body: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise SourceRefused(
-            f"{endpoint()} answers with something that is not the hub's: {exc}", hint="check HF_ENDPOINT"
-        ) from exc

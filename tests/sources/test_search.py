@@ -12,8 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from localfoundry.catalog.hub import HubModel, search_hub
 from localfoundry.errors import InvalidSetting, SourceRefused, SourceUnreachable
+from localfoundry.sources.search import HubModel, search_hub
 
 REPOSITORIES = [
     {
@@ -175,7 +175,7 @@ async def test_a_hub_that_cannot_now_is_asked_once(hub: Hub, status: int) -> Non
 async def test_an_answer_that_is_no_list_of_models(hub: Hub, body: bytes) -> None:
     """A captive portal or a proxy answers 200 with a page of its own."""
     hub.body = body
-    with pytest.raises(SourceRefused, match="not a list of models"):
+    with pytest.raises(SourceRefused, match="not the hub's"):
         await search_hub("a")
 
 
