@@ -228,10 +228,12 @@ def read_file(path: Path) -> dict[str, object]:
     """Raw values of `settings.json` by field name; empty where there is no file. Raises InvalidSetting."""
     try:
         raw = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:
         raise InvalidSetting(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidSetting(f"{path} is not UTF-8 text: {exc}", hint=f"correct or remove {path}") from exc
     try:
         document = json.loads(raw)
     except json.JSONDecodeError as exc:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from localfoundry import errors
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, FoundryError, ServiceStartFailed
 
+SOCKET_DIR_PREFIX = "foundry-"
 _START_TIMEOUT_S = 30.0
 
 
@@ -45,17 +47,47 @@ def service_lock(settings: Settings) -> FileLock:
 
 def running(settings: Settings) -> ServiceState | None:
     """The running service, or None. Only reads; never waits. A state file of a dead process counts as none."""
-    try:
-        state = msgspec.json.decode(state_file(settings).read_bytes(), type=ServiceState)
-    except (OSError, msgspec.MsgspecError):
+    state = _last_state(settings)
+    if state is None:
         return None
     try:
         with service_lock(settings).acquire(blocking=False):
             return None
     except Timeout:
-        return state
+        # Somebody who asks, as this does, holds the lock for a moment too, and so does a service that is starting.
+        return state if _exists(state.pid) else None
     except OSError:  # a read-only home: nobody could hold a lock in it
         return None
+
+
+def clear_stale(settings: Settings) -> None:
+    """Remove what a killed service left: its state file and the sockets of its workers. Call with the lock held."""
+    state = _last_state(settings)
+    if state is None:
+        return
+    sockets = Path(state.socket_dir)
+    if sockets.name.startswith(SOCKET_DIR_PREFIX) and not sockets.is_symlink():
+        shutil.rmtree(sockets, ignore_errors=True)
+    state_file(settings).unlink(missing_ok=True)
+
+
+def _last_state(settings: Settings) -> ServiceState | None:
+    try:
+        return msgspec.json.decode(state_file(settings).read_bytes(), type=ServiceState)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _exists(pid: int) -> bool:
+    if os.name == "nt":  # there, signal 0 would end it
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_state(settings: Settings, state: ServiceState) -> None:

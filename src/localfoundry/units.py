@@ -22,7 +22,7 @@ def format_bytes(size: int | None) -> str:
         return "unknown"
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:
+        if round(abs(value), 1) < 1000:  # as it will be printed: 999,990 bytes are 1.0 MB, not 1000.0 kB
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
@@ -36,7 +36,8 @@ def parse_bytes(text: str) -> Bytes:
     try:
         if unit not in _SIZE_UNITS:
             raise ValueError(unit)
-        size = int(float(digits) * _SIZE_UNITS[unit])
+        number = int(digits) if digits.isdecimal() else float(digits)  # a float holds whole numbers only up to 2^53
+        size = int(number * _SIZE_UNITS[unit])
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a size; write for example 500MB, 8GB or 4GiB") from None
     if size < 0:
@@ -46,9 +47,9 @@ def parse_bytes(text: str) -> Bytes:
 
 def format_duration(seconds: float) -> str:
     """`340 ms`, `4.2 s`, `3 min 5 s`, `2 h 4 min`."""
-    if seconds < 1:
+    if round(seconds, 3) < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 3600:

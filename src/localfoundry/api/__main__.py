@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 import psutil
 import uvicorn
@@ -31,6 +32,7 @@ log = logging.getLogger("localfoundry.api")
 
 _LOCK_WAIT_S = 2.0  # whoever asks whether a service runs holds the lock for a moment
 _IDLE_CHECK_S = 1.0
+_CUT_OFF_AFTER_S = 8  # workers have 5 s to end
 
 
 def main() -> int:
@@ -38,12 +40,17 @@ def main() -> int:
         settings = _settings()
         _log_to_stderr(settings)
         lock = _lock(settings)
+        instance.clear_stale(settings)
+        catalog = Catalog.load(settings.catalog_file)
         listener = _bind(settings)
     except FoundryError as exc:
         os.write(1, instance.report_failure(exc))
         return exc.exit_code
     try:
-        _run(_serve(settings, listener))
+        _run(_serve(settings, catalog, listener))
+    except FoundryError as exc:  # from announcing it: nobody has been told "ready" yet
+        os.write(1, instance.report_failure(exc))
+        return exc.exit_code
     finally:
         instance.state_file(settings).unlink(missing_ok=True)
         lock.release()
@@ -60,11 +67,16 @@ def _run(serving: object) -> None:
         uvloop.run(serving)
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
-    service = Service(settings, Catalog.load(settings.catalog_file), Store(settings.models_dir))
+async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket) -> None:
+    service = Service(settings, catalog, Store(settings.models_dir))
+    closing: list[asyncio.Task[None]] = []
 
     def shutdown() -> None:
+        """Take no more connections, and drain. A worker that still answers after that is ended, which ends its
+        streams with an error event; the server's own timeout, which cuts them off, is for what then remains."""
         server.should_exit = True
+        if not closing:
+            closing.append(asyncio.create_task(service.close(settings.drain_timeout_s)))
 
     app = create_app(service, shutdown)
     options = uvicorn.Config(
@@ -74,11 +86,10 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         log_config=None,
         server_header=False,
         h11_max_incomplete_event_size=65536,
-        timeout_graceful_shutdown=settings.drain_timeout_s or None,
+        timeout_graceful_shutdown=settings.drain_timeout_s + _CUT_OFF_AFTER_S,
     )
     server = _Server(options)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, shutdown)
+    _on_signals(shutdown)
     _announce(settings, listener, service)
     stopper = asyncio.create_task(_stop_when_idle(service, shutdown)) if settings.idle_timeout_s else None
     try:
@@ -86,8 +97,18 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     finally:
         if stopper is not None:
             stopper.cancel()
-        await service.close(drain_s=0)
+        await asyncio.gather(*closing)
+        await service.close()
         log.info("stopped")
+
+
+def _on_signals(shutdown: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":  # its loop has no signal handlers
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(shutdown))
+        else:
+            loop.add_signal_handler(number, shutdown)
 
 
 class _Server(uvicorn.Server):
@@ -111,14 +132,13 @@ def _announce(settings: Settings, listener: socket.socket, service: Service) -> 
     os.dup2(2, 1)
 
 
-async def _stop_when_idle(service: Service, shutdown: object) -> None:
+async def _stop_when_idle(service: Service, shutdown: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(_IDLE_CHECK_S)
-        busy = any(model.in_flight for model in service.models)
-        if not busy and time.monotonic() - service.last_request > service.settings.idle_timeout_s:
+        if not service.at_work and time.monotonic() - service.last_request > service.settings.idle_timeout_s:
             log.info("stopping: no request for %d s", service.settings.idle_timeout_s)
-            assert callable(shutdown)
             shutdown()
+            return
 
 
 def _settings() -> Settings:

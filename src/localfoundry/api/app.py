@@ -41,6 +41,7 @@ class ErrorShape:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        scope["app"] = self  # the router then raises "method not allowed" and does not answer it in a form of its own
         request_id = secrets.token_hex(8)
         started = False
 
@@ -64,7 +65,9 @@ def _answer(exc: Exception, scope: Scope, request_id: str) -> JSONResponse:
     if isinstance(exc, FoundryError):
         return JSONResponse(exc.to_openai(), status_code=exc.status)
     if isinstance(exc, HTTPException):  # raised by the router: method not allowed
-        return _error(exc.status_code, f"{scope['method']} {scope['path']}: {exc.detail}", "invalid_method")
+        answer = _error(exc.status_code, f"{scope['method']} {scope['path']}: {exc.detail}", "invalid_method")
+        answer.headers.update(exc.headers or {})
+        return answer
     log.error("request %s: %s %s failed", request_id, scope["method"], scope["path"], exc_info=exc)
     return _error(500, f"an error inside the service; its log names request {request_id}", "internal_error")
 

@@ -7,8 +7,9 @@ last in the stream. A failure is such an object too: the status is 200 by then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
@@ -32,7 +33,7 @@ def routes(service: Service) -> list[Route]:
     async def download(request: Request) -> StreamingResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         name = _model_name(requests.parse(data, dict[str, Any]))
-        return StreamingResponse(_told(service, name), media_type="text/plain; charset=utf-8")
+        return StreamingResponse(_while_working(service, _told(service, name)), media_type="text/plain; charset=utf-8")
 
     return [Route("/openai/download", download, methods=["POST"])]
 
@@ -56,7 +57,14 @@ async def plan_for(service: Service, name: str) -> PullPlan:
     return await plan_variant(model, chosen, service.settings)
 
 
-async def _told(service: Service, name: str) -> AsyncIterator[bytes]:
+async def _while_working(service: Service, lines: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    with service.working():
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                yield line
+
+
+async def _told(service: Service, name: str) -> AsyncGenerator[bytes, None]:
     error: str | None = None
     try:
         plan = await plan_for(service, name)

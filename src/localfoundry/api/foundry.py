@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from localfoundry import __version__, engines
+from localfoundry.api.requests import LONGEST_TTL_S
 from localfoundry.catalog.filters import preferred_variant
 from localfoundry.catalog.foundry import foundry_entry
 from localfoundry.catalog.model import Model, Variant
@@ -156,6 +157,6 @@ def _seconds(text: str | None) -> int | None:
         seconds = int(text)
     except ValueError:
         seconds = -1
-    if seconds < 0:
-        raise InvalidRequest(f"ttl={text} is not a number of seconds", param="ttl")
+    if not 0 <= seconds <= LONGEST_TTL_S:
+        raise InvalidRequest(f"ttl={text} is not a number of seconds from 0 to {LONGEST_TTL_S}", param="ttl")
     return seconds

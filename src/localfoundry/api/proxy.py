@@ -1,5 +1,8 @@
 """Hands a request to a worker and its answer to the client, byte for byte, and stops the worker when the client goes.
 
+Stopping is closing the connection to the worker; llama.cpp notices that in a stream, but generates a plain answer to
+its end.
+
 What a worker says is passed on as it is, with two exceptions: its errors take the API's shape, and an answer that
 breaks off is closed properly: as an error object, or, inside a stream, as an event after the last whole one.
 """
@@ -14,7 +17,14 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Receive, Scope, Send
 
-from localfoundry.errors import ContextLengthExceeded, EngineError, FoundryError, InvalidRequest, WorkerCrashed
+from localfoundry.errors import (
+    ContextLengthExceeded,
+    EngineError,
+    FoundryError,
+    InvalidRequest,
+    ServiceStopping,
+    WorkerCrashed,
+)
 from localfoundry.service import upstream
 from localfoundry.service.service import LoadedModel, Service
 
@@ -131,8 +141,10 @@ async def _whole(response: upstream.Response, model: LoadedModel) -> bytes:
         raise await _crash(model) from None
 
 
-async def _crash(model: LoadedModel) -> WorkerCrashed:
+async def _crash(model: LoadedModel) -> FoundryError:
     """The error for a connection that broke, after giving the process a moment to be seen as ended."""
+    if model.worker.state == "stopping":  # with an answer in flight only when the time to drain is over
+        return ServiceStopping("the service stopped before the answer was complete", hint="foundry service start")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_CRASH_WAIT_S):
             await asyncio.shield(model.worker.exited)

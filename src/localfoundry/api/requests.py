@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from localfoundry.errors import InvalidRequest, RequestTooLarge
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+LONGEST_TTL_S = 31_536_000  # as in the settings
 
 
 class Message(msgspec.Struct):
@@ -60,7 +61,7 @@ class ChatRequest(_Sampling, kw_only=True):
 
 
 class CompletionRequest(_Sampling, kw_only=True):
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | list[str | int | list[int]]
     logprobs: int | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -78,7 +79,7 @@ class LoadBody(msgspec.Struct, kw_only=True):
 
     model: str
     retain: bool = False
-    ttl: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    ttl: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_TTL_S)] | None = None
     context: Count | None = None
     device: str | None = None
 
@@ -110,6 +111,8 @@ def parse(data: bytes, kind: type[T]) -> T:
         raise InvalidRequest(message, param=param) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise InvalidRequest(f"the body is not valid JSON: {exc}") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
 
 
 def _named(message: str) -> tuple[str, str | None]:

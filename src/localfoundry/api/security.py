@@ -2,7 +2,8 @@
 
 A page on another site can make a browser send requests to loopback, and with DNS rebinding it can do so under a name of
 its own. So the Host header must name this machine, on every bind, and a request that carries an Origin must come from a
-page of the service itself. There is no cross-origin access.
+page of the service itself. There is no cross-origin access. An image or a link carries no Origin, but browsers say in
+Sec-Fetch-Site that another site made it; that counts because Foundry Local's clients load and unload by GET.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from localfoundry.errors import HostNotAllowed
 
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_OWN_SITE = (b"same-origin", b"none")  # none: typed into the address bar
 
 
 class LocalOnly:
@@ -29,9 +31,18 @@ class LocalOnly:
             if len(hosts) != 1 or _name(f"//{hosts[0]}") not in _LOCAL_NAMES:
                 raise HostNotAllowed("the Host header does not name this machine", hint="use http://localhost:PORT")
             for name, value in headers:
-                if name == b"origin" and urlsplit(value.decode("latin-1")).netloc != hosts[0]:
+                if (name == b"origin" and _place(value.decode("latin-1")) != hosts[0]) or (
+                    name == b"sec-fetch-site" and value not in _OWN_SITE
+                ):
                     raise HostNotAllowed("requests from web pages of other sites are not allowed")
         await self.app(scope, receive, send)
+
+
+def _place(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None
 
 
 def _name(url: str) -> str | None:

@@ -111,11 +111,16 @@ class Conversation:
             output.data(f"Saved {len(self.messages)} messages to {name}.")
 
 
-def converse(given: Settings, url: str, loaded: dict[str, Any], options: Sampling, *, verbose: bool) -> None:
-    """Talk until /exit or end of file. The model stays loaded."""
+def greet() -> None:
+    """The words that say that the model is ready for questions; scripts wait for them."""
     output.data()
     output.data("Interactive Chat. Enter /? or /help for help.")
     output.data("Press Ctrl+C to cancel generation. Type /exit to leave the chat.")
+
+
+def converse(given: Settings, url: str, loaded: dict[str, Any], options: Sampling, *, verbose: bool) -> None:
+    """Talk until /exit or end of file. The model stays loaded."""
+    greet()
     conversation = Conversation(given, url, loaded, options, verbose)
     reader = _reader(given)
     with asyncio.Runner() as runner:

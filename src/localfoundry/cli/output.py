@@ -16,6 +16,7 @@ from typing import Any
 from localfoundry.errors import FoundryError
 
 _DIM, _RED, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[0m"
+_INDENT = "    "  # of what goes on from the line above
 
 
 def data(text: str = "", end: str = "\n") -> None:
@@ -56,31 +57,27 @@ def shows_progress() -> bool:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, prefix: str = "") -> None:
-    """Rows under their headings."""
-    width = max((len(c) for c in columns), default=0)
-    if sys.stdout.isatty() and _needed(columns, rows) > shutil.get_terminal_size().columns >= width:
-        _folded(columns, rows)
-        return
+    """Rows under their headings; on a terminal that is too narrow each row takes several lines."""
     widths = [max([len(column), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
+    room = shutil.get_terminal_size().columns - len(prefix) if sys.stdout.isatty() else None
     for row in [columns, *rows]:
-        line = "  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True))
-        data(prefix + line.rstrip())
+        for number, line in enumerate(_lines(widths, room)):
+            text = "  ".join(row[i].ljust(widths[i]) for i in line).rstrip()
+            if text or number == 0:
+                data(prefix + (_INDENT if number else "") + text)
 
 
-def _needed(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    return sum(max([len(c), *(len(r[i]) for r in rows)]) + 2 for i, c in enumerate(columns))
-
-
-def _folded(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    folded = Table(box=None, pad_edge=False, header_style="")
-    for column in columns:
-        folded.add_column(column, overflow="fold")
-    for row in rows:
-        folded.add_row(*row)
-    Console(highlight=False, markup=False).print(folded)
+def _lines(widths: Sequence[int], room: int | None) -> list[list[int]]:
+    """Which columns stand on which line. A cell is never broken, so that a name can be copied as one piece."""
+    lines: list[list[int]] = [[]]
+    used = 0
+    for column, width in enumerate(widths):
+        if room is not None and lines[-1] and used + 2 + width > room:
+            lines.append([])
+            used = len(_INDENT) - 2
+        used += width + (2 if column else 0)
+        lines[-1].append(column)
+    return lines
 
 
 def _colour(stream: Any) -> bool:

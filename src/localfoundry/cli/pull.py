@@ -23,9 +23,7 @@ def pull_model(given: Settings, name: str, *, quiet: bool = False) -> Manifest:
     async def work() -> Manifest:
         plan = await plan_for(given, name)
         say = output.note if quiet else output.data
-        for note in plan.notes:
-            output.note(note)
-        say(f"Downloading {plan.name}...")
+        say(f"Downloading {plan.name}{f':{plan.version}' if plan.version else ''}...")
         with PullProgress() as progress:
             return await pull(context.store(given), plan, progress, offline=given.offline)
 

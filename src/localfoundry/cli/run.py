@@ -63,6 +63,10 @@ def run_model(
     session = _Session(given, model, verbose=verbose, quiet=as_json)
     session.make_ready(retain=retain, ttl=ttl, device=device, ctx=ctx)
     options = Sampling(system=system, **sampling)
+    if prompt is None and verbose and not as_json and not _has_terminal():
+        from localfoundry.cli.chat import greet
+
+        greet()  # scripts that read a verbose run wait for these words, whoever sits at the other end
     text = prompt if prompt is not None else _piped()
     if text:
         ask(session.url, session.loaded, text, options, as_json=as_json, verbose=verbose)
@@ -112,9 +116,13 @@ class _Session:
         self.url = ""
         self.loaded: dict[str, Any] = {}
 
+    @property
+    def _aside(self) -> bool:
+        """Whether to speak on standard error: an answer that is piped on must be the answer alone."""
+        return self.quiet or not (self.verbose or output.interactive())
+
     def _say(self, text: str) -> None:
-        # An answer that is piped on must be the answer alone.
-        if self.quiet or not (self.verbose or output.interactive()):
+        if self._aside:
             output.note(text)
         else:
             output.data(text)
@@ -124,7 +132,7 @@ class _Session:
         manifest = context.cached(self.given, self.model)
         name = self.model
         if manifest is None:
-            manifest = pull_model(self.given, self.model, quiet=True)
+            manifest = pull_model(self.given, self.model, quiet=self._aside)
             name = manifest.alias
         else:
             self._say(f"Model {self.model} was found in the local cache.")
@@ -148,9 +156,13 @@ def _check_prompt(prompt: str | None) -> None:
         raise InvalidRequest("the prompt is empty", param="prompt", hint='foundry model run MODEL -p "a question"')
 
 
+def _has_terminal() -> bool:
+    return sys.stdin is None or sys.stdin.isatty()
+
+
 def _piped() -> str | None:
     """What is piped in, as one prompt; None where a person sits at the other end. A last `/exit` is not part of it."""
-    if sys.stdin is None or sys.stdin.isatty():
+    if _has_terminal():
         return None
     lines = sys.stdin.read().splitlines()
     while lines and lines[-1].strip() in ("/exit", "/bye", ""):

@@ -193,8 +193,9 @@ def settings_document(given: Settings) -> dict[str, object]:
 
 
 @click.command()
-def show_config() -> None:
-    """Print the settings that are in force."""
+@context.json_option
+def show_config(as_json: bool) -> None:
+    """Print the settings that are in force, as JSON."""
     output.document(settings_document(context.settings()))
 
 

@@ -16,6 +16,7 @@ from localfoundry.errors import InvalidSetting
 
 _MEMORY_LINE = re.compile(r"(model|KV|output|compute|RS) buffer size\s*=\s*([\d.]+) MiB")
 _PURPOSE = {"model": "weights", "KV": "kv_cache", "RS": "kv_cache", "output": "compute", "compute": "compute"}
+_LINE = re.compile(r"(?:[\d.]+ (?P<level>[A-Z]) )?(?P<words>.*)")
 _FAILURE_LINE = re.compile(
     r"\b(error|failed|unknown|invalid|unsupported|exception|bad|corrupt|unable|cannot)", re.IGNORECASE
 )
@@ -43,17 +44,27 @@ class LlamaCpp:
         return LoadAccount(found, _load_s(log))
 
     def complaint(self, log: str) -> str:
-        """The last lines that speak of a failure; llama.cpp names the cause first and the consequences after it."""
-        lines = [re.sub(r"^[\d.]+ [A-Z] ", "", line).strip() for line in log.splitlines()]
-        failures = [line for line in lines if _FAILURE_LINE.search(line)]
-        chosen = failures[:2] or [line for line in lines if line][-2:]
-        # A path in an engine's message would reach HTTP clients.
-        return re.sub(r"(/[^\s'\"]+)+/", "", "; ".join(dict.fromkeys(chosen)))[:400]
+        """The first lines of level E: llama.cpp names the cause first and the consequences after it.
+
+        Without such lines, those that speak of a failure and are not mere information; else the last ones.
+        """
+        lines = [_LINE.fullmatch(line.strip()) for line in log.splitlines()]
+        said = [(found["level"] or "", found["words"]) for found in lines if found and found["words"]]
+        errors = [words for level, words in said if level == "E"]
+        failures = [words for level, words in said if level in ("", "W") and _FAILURE_LINE.search(words)]
+        chosen = errors[:2] or failures[:2] or [words for _, words in said[-2:]]
+        return _without_folders("; ".join(dict.fromkeys(chosen)))[:400]
+
+
+def _without_folders(text: str) -> str:
+    """Paths cut to the names of files: an engine's message reaches HTTP clients. In quotes they may hold spaces."""
+    text = re.sub(r"(['\"])(?:[A-Za-z]:)?[/\\][^'\"]*[/\\]", r"\1", text)
+    return re.sub(r"(?:[A-Za-z]:)?[/\\][^\s'\"]*[/\\]", "", text)
 
 
 def _load_s(log: str) -> float | None:
     """The engine's own load time: the bundled worker's figure, or llama-server's clock when the model is loaded."""
-    stated = re.search(r"engine_load_s=([\d.]+)", log)
+    stated = re.search(r"^engine_load_s=(\d+\.\d+)$", log, re.MULTILINE)
     if stated:
         return float(stated.group(1))
     clock = re.search(r"^(\d+)\.(\d+)\.(\d+)\.(\d+) .*model loaded", log, re.MULTILINE)
@@ -73,11 +84,12 @@ def _native_server(settings: Settings) -> tuple[Path | None, str]:
         if found:
             return Path(found), f"a native llama-server is on the PATH: {found}"
         return None, "no native llama-server is on the PATH"
-    if not shutil.which(wanted):
+    found = shutil.which(wanted)
+    if found is None:
         raise InvalidSetting(
             f"llamaServer = {wanted!r} is not a program", hint="foundry service set --llama-server auto"
         )
-    return Path(wanted), "the setting llamaServer names it"
+    return Path(found), "the setting llamaServer names it"
 
 
 def _bundled_arguments(request: LoadRequest) -> list[str]:

@@ -62,7 +62,7 @@ def _identify_file(path: Path, first: bytes) -> str:
         return "safetensors"
     raise NotAModel(
         f"{path.name} is not a model: it is neither GGUF nor safetensors nor an ONNX Runtime GenAI folder",
-        hint="foundry model import takes a .gguf file or a folder with genai_config.json",
+        hint="foundry model download takes a .gguf file or a folder with genai_config.json",
     )
 
 

@@ -17,7 +17,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from localfoundry.errors import (
     ServiceStopping,
     UnknownModel,
 )
+from localfoundry.instance import SOCKET_DIR_PREFIX
 from localfoundry.service import scheduler
 from localfoundry.service.process import Worker, new_endpoint
 from localfoundry.store.manifest import Manifest
@@ -76,8 +77,21 @@ class LoadedModel:
     def id(self) -> str:
         return self.manifest.id
 
+    def lease(self, count: int = 1) -> None:
+        self.in_flight += count
+        if self.in_flight:
+            self.idle.clear()
+
     def for_scheduler(self) -> scheduler.Loaded:
         return scheduler.Loaded(self.id, self.in_flight, self.last_used, self.ttl_s)
+
+
+@dataclass(slots=True)
+class _Load:
+    """A load under way and how many wait for it: each of them has a lease the moment it is done."""
+
+    task: asyncio.Task[LoadedModel]
+    waiting: int = 0
 
 
 class Service:
@@ -90,9 +104,11 @@ class Service:
         self.started_at = time.time()
         self.last_request = time.monotonic()
         self.requests = 0
-        self._socket_dir = Path(tempfile.mkdtemp(prefix="foundry-"))  # mkdtemp makes it 0700; short enough for a socket
+        self.at_work = 0  # loads, answers and downloads under way
+        # mkdtemp makes it 0700; the path is short enough for a socket
+        self._socket_dir = Path(tempfile.mkdtemp(prefix=SOCKET_DIR_PREFIX))
         self._models: dict[str, LoadedModel] = {}
-        self._loads: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._loads: dict[str, _Load] = {}
         self._switching = asyncio.Lock()  # first come, first served
         self._background: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -135,44 +151,83 @@ class Service:
     async def lease(self, name: str) -> AsyncIterator[LoadedModel]:
         """The model, loaded and kept loaded for as long as the lease is held. Raises as `load`."""
         self.requests += 1
-        self.last_request = time.monotonic()
-        model = await self.load(name)
-        model.in_flight += 1  # no await between here and the return of load: it cannot be unloaded in between
-        model.idle.clear()
-        try:
-            yield model
-        finally:
-            model.in_flight -= 1
-            model.last_used = self.last_request = time.monotonic()
-            if model.in_flight == 0:
-                model.idle.set()
-                self._watch_expiry()
+        with self.working():
+            model = await self._leased(name, None)
+            try:
+                yield model
+            finally:
+                self._release(model)
 
     async def load(self, name: str, options: LoadOptions | None = None) -> LoadedModel:
         """Return the model once it is ready, loading it where it is not. Cancelling the caller does not stop a load.
 
         Raises UnknownModel, ModelNotCached, NotRunnable, LoadFailed, ServiceStopping.
         """
+        with self.working():
+            model = await self._leased(name, options)
+            self._release(model)
+            return model
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """For as long as it lasts the service is not idle, so `idleTimeoutSeconds` does not stop it."""
+        self.at_work += 1
+        try:
+            yield
+        finally:
+            self.at_work -= 1
+            self.last_request = time.monotonic()
+
+    async def _leased(self, name: str, options: LoadOptions | None) -> LoadedModel:
+        """The model with one lease more; `_release` gives it back. Raises as `load`."""
         manifest = self.resolve(name)
         while True:
             if self._closing:
-                raise ServiceStopping("the service is stopping and takes no new work", hint="foundry service start")
+                raise _stopping()
             model = self._models.get(manifest.id)
-            if model is not None and not model.draining and self._suits(model, options):
+            if model is None or model.draining or not self._suits(model, options):
+                model = await self._wait_for(self._load_of(manifest, options or LoadOptions()))
+            else:
+                model.lease()
+            if self._suits(model, options):
                 if options is not None:
                     model.ttl_s = self.settings.model_ttl_s if options.ttl_s is None else options.ttl_s
-                    model.last_used = time.monotonic()
-                    self._watch_expiry()
                 return model
-            task = self._loads.get(manifest.id)
-            if task is None:
-                task = asyncio.create_task(self._switch(manifest, options or LoadOptions()))
-                self._loads[manifest.id] = task
-                task.add_done_callback(functools.partial(self._load_done, manifest.id))
-            await asyncio.shield(task)
+            self._release(model)
 
-    def _load_done(self, model_id: str, task: asyncio.Task[LoadedModel]) -> None:
-        self._loads.pop(model_id, None)
+    def _release(self, model: LoadedModel) -> None:
+        model.in_flight -= 1
+        model.last_used = time.monotonic()
+        if model.in_flight == 0:
+            model.idle.set()
+            self._watch_expiry()
+
+    def _load_of(self, manifest: Manifest, options: LoadOptions) -> _Load:
+        """The load of that model which is under way, begun with these options where there is none."""
+        load = self._loads.get(manifest.id)
+        if load is None or load.task.done():
+            load = _Load(asyncio.create_task(self._switch(manifest, options)))
+            self._loads[manifest.id] = load
+            load.task.add_done_callback(functools.partial(self._load_done, manifest.id, load))
+        return load
+
+    async def _wait_for(self, load: _Load) -> LoadedModel:
+        """The model of a load, leased. Raises what the load raises."""
+        load.waiting += 1
+        try:
+            return await asyncio.shield(load.task)
+        except asyncio.CancelledError:
+            if load.task.cancelled():
+                raise _stopping() from None
+            if not load.task.done():
+                load.waiting -= 1
+            elif load.task.exception() is None:
+                self._release(load.task.result())
+            raise
+
+    def _load_done(self, model_id: str, load: _Load, task: asyncio.Task[LoadedModel]) -> None:
+        if self._loads.get(model_id) is load:
+            del self._loads[model_id]
         if not task.cancelled() and task.exception() is not None:
             log.warning("load of %s failed: %s", model_id, task.exception())
 
@@ -182,17 +237,24 @@ class Service:
 
     async def _switch(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
         async with self._switching:
-            present = self._models.get(manifest.id)
-            if present is not None:
-                if not present.draining and self._suits(present, options):
-                    return present
-                await self._unload(present)
-            loaded = [m.for_scheduler() for m in self._models.values()]
-            for action in scheduler.make_room(loaded, manifest.id, retain=options.retain):
-                other = self._models.get(action.id)
-                if other is not None:
-                    await self._unload(other)
-            return await self._start(manifest, options)
+            model = await self._made_ready(manifest, options)
+            # The next switch begins before those who waited for this one run. Without leases it unloaded the model
+            # first, and two models that were wanted at once unloaded each other for ever.
+            model.lease(self._loads[manifest.id].waiting)
+            return model
+
+    async def _made_ready(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
+        present = self._models.get(manifest.id)
+        if present is not None:
+            if not present.draining and self._suits(present, options):
+                return present
+            await self._unload(present)
+        loaded = [m.for_scheduler() for m in self._models.values()]
+        for action in scheduler.make_room(loaded, manifest.id, retain=options.retain):
+            other = self._models.get(action.id)
+            if other is not None:
+                await self._unload(other)
+        return await self._start(manifest, options)
 
     async def _start(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
         engine = engines.choose(manifest.format)
@@ -304,15 +366,20 @@ class Service:
         self._closing = True
         if self._expiry is not None:
             self._expiry.cancel()
-        for load in self._loads.values():
-            load.cancel()
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        loads = [load.task for load in self._loads.values()]
+        for task in loads:
+            task.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
         if drain_s > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(drain_s):
                     await asyncio.gather(*(m.idle.wait() for m in self.models))
         await asyncio.gather(*(m.worker.stop(_STOP_GRACE_S) for m in self.models))
         shutil.rmtree(self._socket_dir, ignore_errors=True)
+
+
+def _stopping() -> ServiceStopping:
+    return ServiceStopping("the service is stopping and takes no new work", hint="foundry service start")
 
 
 def resident_bytes(pid: int) -> int | None:

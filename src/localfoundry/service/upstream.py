@@ -73,7 +73,12 @@ class Response:
                 yield block
             if self._complete:
                 return
-            await self._feed()
+            try:
+                await self._feed()
+            except UpstreamClosed:
+                if self._pending:  # whole pieces that came in the same read as the break
+                    yield b"".join(self._pending)
+                raise
 
     async def body(self) -> bytes:
         return b"".join([block async for block in self.blocks()])

@@ -25,7 +25,8 @@ def plan(path: Path) -> PullPlan:
     kind = identify(path)
     if kind == "safetensors":
         raise NotRunnable(
-            f"{path} holds safetensors, which no engine here runs", hint="foundry model compile is planned"
+            f"{path} holds safetensors, which no engine here runs",
+            hint="take its GGUF form; foundry model search finds it",
         )
     base = path if path.is_dir() else path.parent
     names = _inside(path) if path.is_dir() else _with_parts(path)

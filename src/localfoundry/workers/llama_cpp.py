@@ -46,7 +46,8 @@ def main() -> None:
     except RuntimeError as exc:
         print(f"error: {exc}", file=sys.stderr, flush=True)
         raise SystemExit(1) from exc
-    print(f"engine_load_s={time.perf_counter() - started:.4f}", file=sys.stderr, flush=True)
+    # One write: the engine's own threads write to the same pipe, and would end up in the middle of the line.
+    os.write(2, f"\nengine_load_s={time.perf_counter() - started:.4f}\n".encode())
     _wait_for_the_end(server)
 
 

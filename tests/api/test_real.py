@@ -1,0 +1,312 @@
+"""The starter model in the real engine, through the official clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from api.server import HELLO, Server, events, text_of, wait_gone
+from harness import wait_until, workers_of
+from localfoundry import config
+from localfoundry.api.proxy import ask
+from localfoundry.catalog.lookup import Catalog
+from localfoundry.engines.base import Endpoint
+from localfoundry.errors import WorkerCrashed
+from localfoundry.service import service as service_module
+from localfoundry.service import upstream
+from localfoundry.service.service import Service
+from localfoundry.store.manifest import Manifest
+from localfoundry.store.store import Store
+
+pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("starter")]
+
+STARTER = "smollm2-135m"
+CONTEXT = 512
+_CACHE = Path(__file__).parents[2] / ".cache" / "test-models"
+SKY: Any = [{"role": "user", "content": "In one short sentence: why is the sky blue?"}]
+
+
+@pytest.fixture(scope="module")
+def real(pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running service that has the starter model, and knows `embedder`: the same weights, for embeddings."""
+    home = tmp_path_factory.mktemp("real")
+    source = home / "embedder.gguf"
+    source.write_bytes(_with_pooling(Store(_CACHE).main_file(pulled_starter).read_bytes()))
+    variant = {"name": "embedder-q4_1", "version": 1, "format": "gguf", "source": f"file:{source}"}
+    model = {"alias": "embedder", "tasks": ["embeddings"], "variants": [variant]}
+    (home / "catalog.json").write_text(json.dumps({"models": [model]}))
+    made = Server(home, FOUNDRY_CONTEXT_LENGTH=CONTEXT, FOUNDRY_CATALOG=home / "catalog.json")
+    shutil.copytree(_CACHE, made.settings.models_dir, copy_function=os.link)
+    yield made.start()
+    made.stop()
+
+
+def _with_pooling(gguf: bytes) -> bytes:
+    """The file with mean pooling stated in its header, as files of embedding models state theirs.
+
+    The second key fills the addition up to 64 bytes, which keeps the tensors where the header says, aligned to 32.
+    """
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    added = text(b"llama.pooling_type") + struct.pack("<II", 4, 1)
+    added += text(b"x.pad") + struct.pack("<I", 8) + text(b"     ")
+    assert len(added) == 64
+    (keys,) = struct.unpack("<Q", gguf[16:24])
+    return gguf[:16] + struct.pack("<Q", keys + 2) + added + gguf[24:]
+
+
+@pytest.fixture
+def client(real: Server) -> Iterator[OpenAI]:
+    """Without retries: a test must see the first answer."""
+    http = openai.DefaultHttpxClient(trust_env=False)
+    with OpenAI(base_url=f"{real.url}/v1", api_key="any", max_retries=0, http_client=http) as made:
+        yield made
+
+
+def test_chat(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model=STARTER, messages=SKY, max_tokens=24)
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 24
+    assert answer.model.startswith(STARTER)
+
+
+def test_chat_as_a_stream_with_usage(client: OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=STARTER, messages=SKY, max_tokens=16, stream=True, stream_options={"include_usage": True}, temperature=0
+    )
+    chunks = list(stream)
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert chunks[-1].usage is not None
+    assert 0 < chunks[-1].usage.completion_tokens <= 16
+    plain = client.chat.completions.create(model=STARTER, messages=SKY, max_tokens=16, temperature=0)
+    assert text == plain.choices[0].message.content
+
+
+async def test_the_asynchronous_client(real: Server) -> None:
+    http = openai.DefaultAsyncHttpxClient(trust_env=False)
+    async with AsyncOpenAI(base_url=f"{real.url}/v1", api_key="any", max_retries=0, http_client=http) as client:
+        stream = await client.chat.completions.create(model=STARTER, messages=SKY, max_tokens=8, stream=True)
+        chunks = [chunk async for chunk in stream]
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        answer = await client.completions.create(model=STARTER, prompt="Once upon a", max_tokens=4)
+        assert answer.choices[0].text
+
+
+def test_completions(client: OpenAI) -> None:
+    answer = client.completions.create(model=STARTER, prompt="One, two, three, four,", max_tokens=12, temperature=0)
+    assert "five" in answer.choices[0].text
+    stopped = client.completions.create(
+        model=STARTER, prompt="One, two, three, four,", max_tokens=12, temperature=0, stop=[" five"]
+    )
+    assert "five" not in stopped.choices[0].text
+    assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_the_same_seed_gives_the_same_text_and_another_one_another(real: Server, client: OpenAI) -> None:
+    def say(**fields: Any) -> str:
+        answer = client.chat.completions.create(model=STARTER, messages=SKY, max_tokens=12, temperature=1, **fields)
+        return answer.choices[0].message.content or ""
+
+    assert say(seed=7) == say(seed=7)
+    assert len({say(seed=seed) for seed in range(7, 10)}) > 1
+    assert text_of(real.chat(STARTER, messages=SKY, max_tokens=12, temperature=1, random_seed=7)) == say(seed=7)
+
+
+def test_logprobs(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=STARTER, messages=SKY, max_tokens=3, logprobs=True, top_logprobs=2, temperature=0
+    )
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert len(logprobs.content) == 3
+    assert all(one.logprob <= 0 and len(one.top_logprobs) == 2 for one in logprobs.content)
+
+
+@pytest.mark.parametrize("words", ["", "hello", "Grüße, 世界 <|im_end|> " * 3], ids=["empty", "word", "special"])
+def test_counted_tokens_are_those_of_the_request(real: Server, words: str) -> None:
+    """Chat template, system prompt and special tokens included; a client cuts its history by this number."""
+    messages = [{"role": "user", "content": words}]
+    counted = real.post("/v1/chat/completions/tokenizer/encode/count", {"model": STARTER, "messages": messages})
+    assert counted.keys() == {"tokenCount"}
+    answer = real.chat(STARTER, messages=messages, max_tokens=1)
+    assert counted["tokenCount"] == answer["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(client: OpenAI, stream: bool) -> None:
+    long: Any = [{"role": "user", "content": "word " * 2000}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model=STARTER, messages=long, max_tokens=1, stream=stream)
+    error: Any = refused.value.body
+    assert error["code"] == "context_length_exceeded"
+    assert error["prompt_tokens"] > 2000
+    assert error["context_length"] == CONTEXT
+
+
+def test_an_answer_that_reaches_the_end_of_the_context_says_so(client: OpenAI) -> None:
+    """`length`, and no more tokens than the context holds: the engine may neither shift it nor go round."""
+    long: Any = [{"role": "user", "content": "Repeat the word word for ever. " + "word " * 440}]
+    answer = client.chat.completions.create(
+        model=STARTER, messages=long, max_tokens=400, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens <= CONTEXT + 1
+
+
+def test_requests_at_once_share_the_context_and_are_all_answered(real: Server) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: real.chat(STARTER, max_tokens=8), range(10)))
+    assert all(text_of(answer) for answer in answers)
+
+
+def test_what_is_said_of_a_load(real: Server) -> None:
+    real.chat(STARTER, max_tokens=1)
+    loaded = real.loaded(STARTER)
+    assert loaded is not None
+    assert loaded["engine"] == "llama.cpp (bundled)"
+    assert loaded["context"] == CONTEXT
+    assert 90 * 2**20 < loaded["memory"]["weights"] < 95 * 2**20
+    # 2 * 30 layers * 3 heads * 64 values * 512 tokens * 2 bytes
+    assert loaded["memory"]["kv_cache"] == pytest.approx(2 * 30 * 3 * 64 * CONTEXT * 2, rel=0.01)
+    assert loaded["memory"]["process"] > loaded["memory"]["kv_cache"]
+    assert 0 < loaded["engine_load_s"] < loaded["load_s"]
+
+
+def _slots_idle(real: Server, socket: str) -> bool:
+    return not any(slot["is_processing"] for slot in real.ask_worker(socket, "/slots"))
+
+
+def test_a_client_that_goes_away_frees_the_slot(real: Server) -> None:
+    """In a stream. Without one this engine does not look whether anybody is still there: it generates to the end."""
+    real.chat(STARTER, max_tokens=1)
+    loaded = real.loaded(STARTER)
+    assert loaded is not None
+    with real.streaming(STARTER, max_tokens=450, ignore_eos=True) as lines:
+        next(lines)
+        assert not _slots_idle(real, loaded["socket"])
+    wait_until(lambda: _slots_idle(real, loaded["socket"]), 1, "the engine still generates")
+
+
+def test_a_worker_that_is_killed_ends_its_stream_with_an_error(real: Server, client: OpenAI) -> None:
+    with real.streaming(STARTER, max_tokens=450, ignore_eos=True) as lines:
+        next(lines)
+        loaded = real.loaded(STARTER)
+        assert loaded is not None
+        os.kill(loaded["pid"], signal.SIGKILL)
+        seen = events(lines)
+    assert seen[-1] == "[DONE]"
+    assert seen[-2]["error"]["code"] == "worker_crashed"
+    assert client.chat.completions.create(model=STARTER, messages=SKY, max_tokens=2).choices[0].message.content
+
+
+def test_the_official_client_sees_a_killed_worker_as_an_error(real: Server, client: OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model=STARTER, messages=SKY, max_tokens=450, stream=True, extra_body={"ignore_eos": True}
+    )
+    with pytest.raises(openai.APIError, match="ended while it was answering"):
+        for _ in stream:
+            loaded = real.loaded(STARTER)
+            if loaded is not None:
+                os.kill(loaded["pid"], signal.SIGKILL)
+
+
+def test_embeddings(real: Server, client: OpenAI) -> None:
+    done = real.command("model", "download", "embedder")
+    assert done.returncode == 0, done.stderr
+    answer = client.embeddings.create(model="embedder", input=["the sky is blue", "the sky is blue", "cats eat fish"])
+    first, same, other = (item.embedding for item in answer.data)
+    assert len(first) == len(same) == len(other) == 576
+    assert first == pytest.approx(same, abs=1e-3)
+    assert first != pytest.approx(other, abs=1e-3)
+    as_floats = client.embeddings.create(model="embedder", input="the sky is blue", encoding_format="float")
+    assert as_floats.data[0].embedding == pytest.approx(first, abs=1e-3)
+
+
+def test_embeddings_of_a_chat_model_are_refused_for_good(client: OpenAI) -> None:
+    """Not as an error that clients repeat by themselves."""
+    with pytest.raises(openai.BadRequestError, match="does not support embeddings"):
+        client.embeddings.create(model=STARTER, input="hello")
+
+
+def test_a_damaged_file_is_told_in_the_engines_words(real: Server, pulled_starter: Manifest, tmp_path: Path) -> None:
+    import msgspec
+
+    file = real.store.main_file(pulled_starter)
+    damaged = msgspec.structs.replace(pulled_starter, name="damaged", alias="damaged", source="file:/damaged.gguf")
+    folder = real.store.folder(damaged)
+    folder.mkdir(parents=True)
+    (folder / file.name).write_bytes(file.read_bytes()[:60_000_000])
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(damaged))
+    error = real.error("damaged", 400)
+    assert error["code"] == "load_failed"
+    assert "model is corrupted or incomplete" in error["message"]
+    assert str(real.home) not in json.dumps(error)
+    assert text_of(real.chat(STARTER, max_tokens=2))
+
+
+def test_a_service_that_is_killed_takes_its_worker_with_it(real: Server) -> None:
+    """The next start works although state and sockets are left over. Last here: it replaces the module's service."""
+    real.chat(STARTER, max_tokens=1)
+    pid = real.state.pid
+    workers = [process.pid for process in workers_of(pid)]
+    assert workers
+    with pytest.raises(httpx2.HTTPError), real.streaming(STARTER, max_tokens=450, ignore_eos=True) as lines:
+        next(lines)
+        os.kill(pid, signal.SIGKILL)
+        for _ in lines:
+            pass
+    for worker in workers:
+        wait_gone(worker, 5)
+    real.start()
+    assert text_of(real.chat(STARTER, max_tokens=2))
+
+
+async def test_over_loopback_the_worker_asks_for_its_secret(
+    starter: Manifest, isolated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there are no Unix sockets: any process of the machine can reach the port."""
+    import asyncio
+    import socket
+
+    def loopback(_: Path) -> Endpoint:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return Endpoint(port=probe.getsockname()[1], secret="s3cret")
+
+    monkeypatch.setattr(service_module, "new_endpoint", loopback)
+    monkeypatch.setenv("FOUNDRY_CONTEXT_LENGTH", "512")
+    settings = config.load()
+    settings.log_dir.mkdir(parents=True)
+    service = Service(settings, Catalog.load(), Store(settings.models_dir))
+    body = json.dumps({"messages": HELLO, "max_tokens": 2}).encode()
+    async with service.lease(STARTER) as model:
+        answer = json.loads(await ask(model, "/v1/chat/completions", body))
+        assert answer["usage"]["completion_tokens"] == 2
+        for secret in (None, "wrong"):
+            stranger = Endpoint(port=model.worker.endpoint.port, secret=secret)
+            response = await upstream.request(stranger, "POST", "/v1/chat/completions", body)
+            response.close()
+            assert response.status == 401
+        model.worker._process.kill()
+        with pytest.raises(WorkerCrashed):
+            await ask(model, "/v1/chat/completions", body)
+    async with asyncio.timeout(10):
+        await service.close()
