@@ -194,8 +194,56 @@ def _slots_idle(real: Server, socket: str) -> bool:
     return not any(slot["is_processing"] for slot in real.ask_worker(socket, "/slots"))
 
 
+def test_a_client_that_leaves_a_plain_answer_frees_the_slot(real: Server) -> None:
+    """Asked for a plain answer, this engine does not look whether anybody is still there: it generated to the end."""
+    real.chat(STARTER, max_tokens=1)
+    loaded = real.loaded(STARTER)
+    assert loaded is not None
+    body = {"model": STARTER, "messages": SKY, "max_tokens": 450, "ignore_eos": True}
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(f"{real.url}/v1/chat/completions", json=body, timeout=httpx2.Timeout(5, read=0.4))
+    wait_until(lambda: _slots_idle(real, loaded["socket"]), 1, "the engine still generates")
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": SKY, "max_tokens": 12}),
+        ("/v1/chat/completions", {"messages": SKY, "max_tokens": 6, "n": 2}),
+        ("/v1/chat/completions", {"messages": SKY, "max_tokens": 40, "stop": ["blue", "."]}),
+        ("/v1/chat/completions", {"messages": SKY, "max_tokens": 5, "logprobs": True, "top_logprobs": 2}),
+        ("/v1/chat/completions", {"messages": SKY, "max_tokens": 40, "response_format": {"type": "json_object"}}),
+        ("/v1/chat/completions", {"messages": SKY, "max_tokens": 60, "tool_choice": "required", "tools": [
+            {"type": "function", "function": {"name": "explain", "parameters": {
+                "type": "object", "properties": {"reason": {"type": "string", "maxLength": 20}}, "required": ["reason"],
+            }}}]}),
+        ("/v1/completions", {"prompt": "The sky is", "max_tokens": 8}),
+        ("/v1/completions", {"prompt": "The sky is", "max_tokens": 4, "logprobs": 2}),
+    ],
+)  # fmt: skip
+def test_a_plain_answer_is_what_the_engine_says_itself(real: Server, path: str, fields: dict[str, Any]) -> None:
+    """Plain answers are put together from streams; nothing may be lost or changed by that."""
+    real.chat(STARTER, max_tokens=1)
+    loaded = real.loaded(STARTER)
+    assert loaded is not None
+    body = {"model": STARTER, "temperature": 0, "seed": 1, "cache_prompt": False, **fields}
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=loaded["socket"]), timeout=60) as worker:
+        own = worker.post(f"http://worker{path}", json=body)
+    assert own.status_code == 200, own.text
+    assert _comparable(real.post(path, body)) == _comparable(own.json())
+
+
+def _comparable(answer: dict[str, Any]) -> dict[str, Any]:
+    """Without what differs from one request to the next."""
+    for changing in ("id", "created", "timings"):
+        assert answer.pop(changing)
+    for choice in answer["choices"]:
+        for call in choice.get("message", {}).get("tool_calls", []):
+            assert call.pop("id")
+    return answer
+
+
 def test_a_client_that_goes_away_frees_the_slot(real: Server) -> None:
-    """In a stream. Without one this engine does not look whether anybody is still there: it generates to the end."""
     real.chat(STARTER, max_tokens=1)
     loaded = real.loaded(STARTER)
     assert loaded is not None

@@ -19,7 +19,7 @@ from localfoundry.store.manifest import Manifest
 class _Endpoint:
     """One endpoint that a worker answers: read, check, forward. An ASGI application, so that bytes are not touched."""
 
-    def __init__(self, service: Service, path: str, kind: type[requests._Sampling] | type[requests.EmbeddingRequest]):
+    def __init__(self, service: Service, path: str, kind: type[requests.Sampling] | type[requests.EmbeddingRequest]):
         self.service = service
         self.path = path
         self.kind = kind
@@ -27,13 +27,15 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await requests.body(Request(scope, receive), self.service.settings.max_body_bytes)
         parsed = requests.parse(data, self.kind)
-        if isinstance(parsed, requests._Sampling):
+        whole = False
+        if isinstance(parsed, requests.Sampling):
+            whole = not parsed.stream
             data = requests.for_engine(data, parsed)
-        await Forward(self.service, parsed.model, self.path, data)(scope, receive, send)
+        await Forward(self.service, parsed.model, self.path, data, whole=whole)(scope, receive, send)
 
 
 def routes(service: Service) -> list[Route]:
-    def forward(path: str, kind: type[requests._Sampling] | type[requests.EmbeddingRequest]) -> Route:
+    def forward(path: str, kind: type[requests.Sampling] | type[requests.EmbeddingRequest]) -> Route:
         endpoint: ASGIApp = _Endpoint(service, path, kind)
         return Route(path, endpoint, methods=["POST"])
 

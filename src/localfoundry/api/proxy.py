@@ -1,10 +1,8 @@
 """Hands a request to a worker and its answer to the client, byte for byte, and stops the worker when the client goes.
 
-Stopping is closing the connection to the worker; llama.cpp notices that in a stream, but generates a plain answer to
-its end.
-
-What a worker says is passed on as it is, with two exceptions: its errors take the API's shape, and an answer that
-breaks off is closed properly: as an error object, or, inside a stream, as an event after the last whole one.
+Stopping is closing the connection to the worker. What a worker says is passed on as it is, with three exceptions: its
+errors take the API's shape; an answer that breaks off is closed properly, as an error object, or, inside a stream, as
+an event after the last whole one; and a plain answer is put together from a stream (`assemble.py` says why).
 """
 
 from __future__ import annotations
@@ -15,8 +13,10 @@ import json
 import logging
 from collections.abc import AsyncIterator
 
+import msgspec
 from starlette.types import Receive, Scope, Send
 
+from localfoundry.api.assemble import EngineEvent, assemble
 from localfoundry.errors import (
     ContextLengthExceeded,
     EngineError,
@@ -35,13 +35,14 @@ _CRASH_WAIT_S = 0.5
 
 
 class Forward:
-    """An ASGI application that answers one request from a model's worker."""
+    """An ASGI application that answers one request from a model's worker; `whole` turns a stream into one answer."""
 
-    def __init__(self, service: Service, name: str, path: str, body: bytes) -> None:
+    def __init__(self, service: Service, name: str, path: str, body: bytes, *, whole: bool = False) -> None:
         self.service = service
         self.name = name
         self.path = path
         self.body = body
+        self.whole = whole
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(_client_gone(receive))
@@ -66,10 +67,12 @@ class Forward:
             try:
                 if response.status != 200:
                     raise _translated(response.status, await _whole(response, model), model)
-                if response.headers.get("content-type", "").startswith("text/event-stream"):
-                    await _stream(response, model, send)
-                else:
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
                     await _plain(await _whole(response, model), send)
+                elif self.whole:
+                    await _plain(_assembled(await _whole(response, model), model), send)
+                else:
+                    await _stream(response, model, send)
             finally:
                 response.close()
 
@@ -139,6 +142,17 @@ async def _whole(response: upstream.Response, model: LoadedModel) -> bytes:
         return await response.body()
     except upstream.UpstreamClosed:
         raise await _crash(model) from None
+
+
+def _assembled(stream: bytes, model: LoadedModel) -> bytes:
+    try:
+        return assemble(stream)
+    except EngineEvent as event:
+        status = event.error.get("code") if isinstance(event.error, dict) else None
+        body = msgspec.json.encode({"error": event.error})
+        raise _translated(status if isinstance(status, int) else 500, body, model) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise EngineError(f"the engine of {model.id} sent what is not a completion: {exc}") from exc
 
 
 async def _crash(model: LoadedModel) -> FoundryError:

@@ -26,7 +26,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class _Sampling(msgspec.Struct, kw_only=True):
+class Sampling(msgspec.Struct, kw_only=True):
     """Fields that chat and plain completions share. `random_seed`, `ep`, `ttl`: Foundry Local's additions."""
 
     model: str
@@ -49,7 +49,7 @@ class _Sampling(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
 
 
-class ChatRequest(_Sampling, kw_only=True):
+class ChatRequest(Sampling, kw_only=True):
     messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
@@ -60,7 +60,7 @@ class ChatRequest(_Sampling, kw_only=True):
     parallel_tool_calls: bool | None = None
 
 
-class CompletionRequest(_Sampling, kw_only=True):
+class CompletionRequest(Sampling, kw_only=True):
     prompt: str | list[str | int | list[int]]
     logprobs: int | None = None
     echo: bool | None = None
@@ -125,10 +125,16 @@ def _named(message: str) -> tuple[str, str | None]:
     return message, missing.group(1) if missing else None
 
 
-def for_engine(data: bytes, request: _Sampling) -> bytes:
-    """The body as the engine reads it: the client's own bytes, unless Foundry Local's `random_seed` is in them."""
-    if request.random_seed is None or request.seed is not None:
+def for_engine(data: bytes, request: Sampling) -> bytes:
+    """The body as the engine reads it: the client's own bytes for a stream, a request for a stream otherwise.
+
+    Foundry Local's `random_seed` becomes `seed`.
+    """
+    if request.stream and (request.random_seed is None or request.seed is not None):
         return data
     document = msgspec.json.decode(data)
-    document["seed"] = document.pop("random_seed")
+    if request.random_seed is not None:
+        document.setdefault("seed", document.pop("random_seed"))
+    if not request.stream:
+        document |= {"stream": True, "stream_options": {"include_usage": True}}
     return msgspec.json.encode(document)

@@ -114,7 +114,7 @@ class Answer:
                 return
             self.server.generated += 1
             if self.stream:
-                _event(writer, self._chunk({"content": f"{word} "}, None))
+                _event(writer, self._chunk({"content": f" {word}" if index else word}, None))
                 await writer.drain()
         self._finish(writer, word)
         await writer.drain()
