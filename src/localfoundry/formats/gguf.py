@@ -11,7 +11,6 @@ Layout: docs/gguf.md of ggml-org/ggml. Little-endian, versions 2 and 3.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,16 @@ import msgspec
 
 from localfoundry.catalog.model import Architecture
 from localfoundry.errors import DiskError, NotAModel
+from localfoundry.formats.cursor import MAX_HEADER_BYTES, MAX_STRING_BYTES, Cursor, Read
 
 MAGIC = b"GGUF"
-MAX_HEADER_BYTES = 64 * 2**20  # the largest vocabularies in use make headers of about 16 MiB
 MAX_KEYS = 16_384
 MAX_TENSORS = 65_536  # the largest mixtures of experts have a few thousand
 MAX_KEY_BYTES = 65_535
-MAX_STRING_BYTES = 16 * 2**20
 MAX_TEXT_BYTES = 2 * 2**20  # of a string that is kept; longer ones are stepped over
-MAX_STRINGS = 4 * 2**20  # in all arrays together
 MAX_KEPT_ARRAY = 4096  # numbers for each layer; the deepest models have a few hundred
-MAX_KEPT_NUMBERS = 2**18  # in all arrays together: a byte of the file becomes an object of 8 or more
 MAX_NUMBER = 2**48  # of anything that is counted: no dimension, context or vocabulary comes near
 
-_WINDOW_BYTES = 2**20
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -53,11 +48,17 @@ _FILE_TYPES = {
     21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
 }  # fmt: skip
+_NAMED_TOKENS = ("bos", "eos", "eot", "eom", "unknown", "padding")
 # Position tables that some converters store as tensors; no model card counts them.
 _NOT_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
-Read = Callable[[int, int], bytes]
-"""`read(offset, size)` gives `size` bytes from `offset`, or fewer where the file ends."""
+
+class LongArray(msgspec.Struct, frozen=True):
+    """An array that was stepped over, and where in the file its values lie."""
+
+    count: int
+    offset: int
+    size_bytes: int
 
 
 class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,6 +102,9 @@ class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     qk_norm: bool = False
     pooling: bool = False  # the file names a pooling type: an embedding or rerank model
     tokenizer: str | None = None
+    tokens: LongArray | None = None  # the vocabulary's texts; `tokens.py` reads of them what is wanted
+    token_ids: dict[str, int] = {}  # of those the file names: bos, eos, eot, eom, unknown, padding
+    adds_bos: bool | None = None  # whether the tokenizer puts the first token in front by itself
     chat_template: str | None = None
     parts: int = 1  # of a split model; 1 for a whole one
 
@@ -141,79 +145,6 @@ class _Tensor(msgspec.Struct, frozen=True):
         return self.values // values * size
 
 
-class _LongArray(msgspec.Struct, frozen=True):
-    """An array that was stepped over."""
-
-    count: int
-
-
-class _Cursor:
-    """Reads forward through a window, never past the end of the file or the limit of a header."""
-
-    def __init__(self, read: Read) -> None:
-        self._read = read
-        self._window = b""
-        self._start = 0
-        self.offset = 0
-        self.strings_left = MAX_STRINGS
-        self.numbers_left = MAX_KEPT_NUMBERS
-
-    def take(self, size: int) -> bytes:
-        self._require(size)
-        begin = self.offset - self._start
-        self.offset += size
-        return self._window[begin : begin + size]
-
-    def skip(self, size: int) -> None:
-        self._limit(size)
-        self.offset += size
-
-    def number(self, form: str) -> Any:
-        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
-
-    def length(self, limit: int, what: str) -> int:
-        """A 64-bit count, refused above `limit`."""
-        count: int = self.number("Q")
-        if count > limit:
-            raise NotAModel(f"damaged GGUF file: {what} is {count:,}, at most {limit:,} is accepted")
-        return count
-
-    def string(self, limit: int, what: str) -> bytes:
-        return self.take(self.length(limit, f"the length of {what}"))
-
-    def skip_strings(self, count: int) -> None:
-        """Step over `count` strings. This is most of the work in a real header, so it stays within the window."""
-        self.strings_left -= count
-        if self.strings_left < 0:
-            raise NotAModel(f"damaged GGUF file: more than {MAX_STRINGS:,} strings in arrays")
-        length_at = struct.Struct("<Q").unpack_from
-        while count:
-            self._require(8)
-            window, at, end = self._window, self.offset - self._start, len(self._window)
-            while count and at + 8 <= end:
-                (size,) = length_at(window, at)
-                if size > MAX_STRING_BYTES:
-                    raise NotAModel(f"damaged GGUF file: a string of {size:,} bytes in an array")
-                at += 8 + size
-                count -= 1
-            self._limit(at + self._start - self.offset)
-            self.offset = at + self._start
-
-    def _limit(self, size: int) -> None:
-        if self.offset + size > MAX_HEADER_BYTES:
-            raise NotAModel(f"damaged GGUF file: its header passes {MAX_HEADER_BYTES:,} bytes")
-
-    def _require(self, size: int) -> None:
-        """Have `size` bytes from the offset in the window."""
-        self._limit(size)
-        if self._start <= self.offset and self.offset + size <= self._start + len(self._window):
-            return
-        self._start = self.offset
-        self._window = self._read(self.offset, max(size, _WINDOW_BYTES))
-        if len(self._window) < size:
-            raise NotAModel(f"GGUF file is cut short: it ends within its header, at byte {self._start:,}")
-
-
 def read_gguf(path: Path) -> GgufHeader:
     """The header of a file on disk. Raises NotAModel, or DiskError where the file cannot be read."""
     try:
@@ -235,7 +166,7 @@ def read_header(read: Read, file_size_bytes: int | None = None) -> GgufHeader:
 
     With `file_size_bytes`, also that every tensor lies within the file, so that a partial download is found out.
     """
-    cursor = _Cursor(read)
+    cursor = Cursor(read)
     version = _preamble(cursor)
     tensor_count = cursor.length(MAX_TENSORS, "the number of tensors")
     key_count = cursor.length(MAX_KEYS, "the number of keys")
@@ -252,7 +183,7 @@ def read_header(read: Read, file_size_bytes: int | None = None) -> GgufHeader:
     return _header(version, fields, tensors, file_size_bytes, data_start, weight_bytes)
 
 
-def _preamble(cursor: _Cursor) -> int:
+def _preamble(cursor: Cursor) -> int:
     magic = cursor.take(4)
     if magic != MAGIC:
         raise NotAModel(f"not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
@@ -264,7 +195,7 @@ def _preamble(cursor: _Cursor) -> int:
     return version
 
 
-def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
+def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for _ in range(count):
         raw = cursor.string(MAX_KEY_BYTES, "a key")
@@ -278,7 +209,7 @@ def _metadata(cursor: _Cursor, count: int) -> dict[str, Any]:
     return values
 
 
-def _value(cursor: _Cursor, key: str) -> Any:
+def _value(cursor: Cursor, key: str) -> Any:
     kind: int = cursor.number("I")
     if kind in _SCALARS:
         return cursor.number(_SCALARS[kind])
@@ -292,12 +223,13 @@ def _value(cursor: _Cursor, key: str) -> Any:
     raise NotAModel(f"damaged GGUF file: {key!r} has the unknown type {kind}")
 
 
-def _array(cursor: _Cursor, key: str) -> Any:
+def _array(cursor: Cursor, key: str) -> Any:
     kind: int = cursor.number("I")
     count = cursor.length(MAX_HEADER_BYTES, f"the length of {key!r}")
     if kind == _STRING:
+        begin = cursor.offset
         cursor.skip_strings(count)
-        return _LongArray(count)
+        return LongArray(count, begin, cursor.offset - begin)
     if kind not in _SCALARS:
         what = "arrays within arrays are not accepted" if kind == _ARRAY else f"unknown type {kind}"
         raise NotAModel(f"damaged GGUF file: {key!r} is an array: {what}")
@@ -306,11 +238,12 @@ def _array(cursor: _Cursor, key: str) -> Any:
         cursor.numbers_left -= count
         size = struct.calcsize(f"<{count}{form}")
         return struct.unpack(f"<{count}{form}", cursor.take(size))
+    begin = cursor.offset
     cursor.skip(count * struct.calcsize("<" + form))
-    return _LongArray(count)
+    return LongArray(count, begin, cursor.offset - begin)
 
 
-def _tensor(cursor: _Cursor) -> _Tensor:
+def _tensor(cursor: Cursor) -> _Tensor:
     name = cursor.string(MAX_KEY_BYTES, "a tensor's name").decode("utf-8", "replace")
     rank: int = cursor.number("I")
     if rank > 4:
@@ -373,9 +306,17 @@ class _Fields:
     def count(self, key: str) -> int | None:
         """The length of an array."""
         value = self._values.get(key)
-        if isinstance(value, _LongArray):
+        if isinstance(value, LongArray):
             return value.count
         return len(value) if isinstance(value, tuple) else None
+
+    def long_array(self, key: str) -> LongArray | None:
+        value = self._values.get(key)
+        return value if isinstance(value, LongArray) else None
+
+    def truth(self, key: str) -> bool | None:
+        value = self._values.get(key)
+        return value if isinstance(value, bool) else None
 
     def has(self, key: str) -> bool:
         return key in self._values
@@ -431,6 +372,9 @@ def _header(
         qk_norm="blk.0.attn_q_norm.weight" in names,
         pooling=fields.has(f"{arch}.pooling_type"),
         tokenizer=fields.text("tokenizer.ggml.model"),
+        tokens=fields.long_array("tokenizer.ggml.tokens"),
+        token_ids=_token_ids(fields),
+        adds_bos=fields.truth("tokenizer.ggml.add_bos_token"),
         chat_template=fields.text("tokenizer.chat_template"),
         parts=parts,
     )
@@ -444,6 +388,11 @@ def _identity(fields: _Fields) -> tuple[str, int]:
     if fields.architecture is None:
         raise NotAModel("this GGUF file does not name its architecture (general.architecture)")
     return fields.architecture, parts
+
+
+def _token_ids(fields: _Fields) -> dict[str, int]:
+    found = {name: fields.number(f"tokenizer.ggml.{name}_token_id") for name in _NAMED_TOKENS}
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def _tensor_types(tensors: list[_Tensor]) -> dict[str, int]:
