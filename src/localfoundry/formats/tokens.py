@@ -25,9 +25,9 @@ class Vocabulary:
         self._count = table.count
         self._raw = read(table.offset, table.size_bytes)
 
-    def __contains__(self, text: str) -> bool:
-        """Whether `text` is a token. By its bytes and length, so one chance in 2**64 to be wrong."""
-        raw = text.encode()
+    def __contains__(self, text: object) -> bool:
+        """Whether `text` is a token: its length and bytes stand somewhere in the array."""
+        raw = str(text).encode()
         return struct.pack("<Q", len(raw)) + raw in self._raw
 
     def texts(self, numbers: Iterable[int]) -> dict[int, str]:
