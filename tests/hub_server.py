@@ -203,28 +203,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, data: bytes, faults: Faults) -> None:
         etag = '"' + hashlib.sha256(data).hexdigest()[:16] + ("-new" if faults.new_etag else "") + '"'
-        first = self._first(len(data), etag, faults)
-        if first is None:
+        asked = self._range(len(data), etag, faults)
+        first, end = asked if asked is not None else (0, len(data))
+        if first >= len(data):
             self._answer(416, {"Content-Range": f"bytes */{len(data)}"})
             return
-        body = bytearray(data[first:])
-        if faults.corrupt_at is not None and faults.corrupt_at >= first:
+        body = bytearray(data[first:end])
+        if faults.corrupt_at is not None and first <= faults.corrupt_at < end:
             body[faults.corrupt_at - first] ^= 0xFF
-        self.send_response(206 if first else 200)
-        if first and not faults.lose_content_range:
+        self.send_response(200 if asked is None else 206)
+        if asked is not None and not faults.lose_content_range:
             shown = first + 7 if faults.wrong_content_range else first
-            self.send_header("Content-Range", f"bytes {shown}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {shown}-{end - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", etag)
         self.end_headers()
         self._send(body, faults)
 
-    def _first(self, size: int, etag: str, faults: Faults) -> int | None:
-        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+    def _range(self, size: int, etag: str, faults: Faults) -> tuple[int, int] | None:
+        """The bytes asked for, from and to before; None: all of them."""
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         condition = self.headers.get("If-Range")
         if match is None or faults.ignore_range or (condition is not None and condition != etag):
-            return 0
-        return int(match[1]) if int(match[1]) < size else None
+            return None
+        return int(match[1]), min(int(match[2]) + 1, size) if match[2] else size
 
     def _send(self, body: bytearray, faults: Faults) -> None:
         ends = [e for e in (faults.cut_after, faults.stall_after) if e is not None]

@@ -257,9 +257,10 @@ async def test_an_onnx_folder_keeps_its_folders(tmp_path: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     for name in ("genai_config.json", "model.onnx", "sub/a.data"):
         (folder / name).write_text("{}")
+    (folder / "genai_config.json").write_text('{"model": {"type": "llama", "decoder": {"filename": "model.onnx"}}}')
     plan = await plan_of(str(folder))
     assert (plan.format, plan.name) == ("onnx", "onnx-model")
     store = Store(config.load().models_dir)
     manifest = await pull(store, plan)
     assert (store.main_file(manifest) / "sub" / "a.data").read_text() == "{}"
-    assert len(list(store.blobs.iterdir())) == 1  # the same bytes once
+    assert len(list(store.blobs.iterdir())) == 2  # the same bytes once

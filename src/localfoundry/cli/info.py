@@ -40,6 +40,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "variants": _variants(model),
         "cached": [_version(m) for m in versions],
         "chatTemplate": _template(given, newest),
+        "template": _tried(newest),
         "memory": _memory(newest, shape),
     }
 
@@ -63,6 +64,12 @@ def _template(given: Settings, manifest: Manifest | None) -> str | None:
     from localfoundry.formats.gguf import read_gguf
 
     return read_gguf(context.store(given).main_file(manifest)).chat_template
+
+
+def _tried(manifest: Manifest | None) -> dict[str, Any] | None:
+    """What trying the template showed when the version was made."""
+    check = manifest.template if manifest else None
+    return None if check is None else msgspec.to_builtins(check) | {"words": check.words()}
 
 
 def _memory(manifest: Manifest | None, shape: Architecture | None) -> list[dict[str, Any]]:
@@ -97,12 +104,22 @@ def show(info: dict[str, Any]) -> None:
         )
     _show_variants(info["variants"])
     _show_cached(info["cached"])
-    template = info["chatTemplate"]
-    if info["cached"]:
-        line("Template", "none in the file" if template is None else f"in the file, {len(template)} characters")
-    else:
-        line("Template", "unknown until it is downloaded")
+    _show_template(info)
     _show_memory(info["memory"])
+
+
+def _show_template(info: dict[str, Any]) -> None:
+    from localfoundry.cli.header import show_template
+
+    template = info["chatTemplate"]
+    if info["template"] is not None:
+        show_template(info["template"])
+    elif not info["cached"]:
+        output.data("Template:      unknown until it is downloaded (--remote reads it from afar)")
+    elif template is None:
+        output.data("Template:      none in the file")
+    else:
+        output.data(f"Template:      in the file, {len(template)} characters, not tried")
 
 
 def _show_variants(variants: list[dict[str, Any]]) -> None:

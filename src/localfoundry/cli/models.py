@@ -220,15 +220,22 @@ def search_models(text: str, wanted: str | None, sort: str, limit: int, local: b
 @click.command("info")
 @click.argument("name", metavar="MODEL")
 @click.option("--license", "only_license", is_flag=True, help="Only the licence.")
+@click.option("--remote", is_flag=True, help="Read the header where the model comes from, without downloading it.")
 @context.json_option
-def model_info(name: str, only_license: bool, as_json: bool) -> None:
-    """Show what is known of a model. What is not known is said to be unknown."""
+def model_info(name: str, only_license: bool, remote: bool, as_json: bool) -> None:
+    """Show what is known of a model. What is not known is said to be unknown.
+
+    MODEL may also be hf:ORG/REPO[:QUANT], a file or a folder: then its header is read, on the hub by range requests.
+    """
+    from localfoundry.cli import header
     from localfoundry.cli.info import describe, show
 
     given = context.settings()
+    if remote or (context.cached(given, name) is None and header.is_reference(given, name)):
+        describe, show = header.describe, header.show
     info = describe(given, name)
     if only_license:
-        output.data(f"{info['alias']}: {info['license'] or 'unknown'}")
+        output.data(f"{info.get('alias', name)}: {info['license'] or 'unknown'}")
     elif as_json:
         output.document(info)
     else:

@@ -18,6 +18,7 @@ _QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q|TQ)[1-8](?:_[A-Z0-9]+)*|BF16|FP16|F16|F32|MXFP4)(?![A-Za-z0-9])", re.IGNORECASE
 )
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+_DESCRIPTIONS = {"config.json", "tokenizer_config.json", "chat_template.jinja"}
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -43,6 +44,19 @@ def choose(repo: str, names: Iterable[str], path: str | None = None, quantizatio
     if models:
         return _preferred(models)
     return _onnx(repo, everything) or _nothing(repo, everything)
+
+
+def safetensors(names: Iterable[str], path: str | None = None) -> Choice | None:
+    """The weights and what describes them, for looking at: no engine here runs them. None where there are none.
+
+    One model per folder: the repository's own folder, or the one that holds `path`.
+    """
+    everything = sorted(names)
+    base = PurePosixPath(path).parent.as_posix() if path else "."
+    inside = [n for n in everything if PurePosixPath(n).parent.as_posix() == base]
+    weights = [n for n in inside if n.lower().endswith(".safetensors") and path in (None, n)]
+    described = [n for n in inside if PurePosixPath(n).name in _DESCRIPTIONS]
+    return Choice((*weights, *described), "" if base == "." else base, "safetensors") if weights else None
 
 
 def quantization_of(name: str) -> str | None:

@@ -15,9 +15,9 @@ from urllib.parse import quote
 import msgspec
 
 from localfoundry.config import Settings
-from localfoundry.errors import SourceRefused
+from localfoundry.errors import NotRunnable, SourceRefused
 from localfoundry.sources import hub
-from localfoundry.sources.choose import Choice, choose, model_stem
+from localfoundry.sources.choose import Choice, choose, model_stem, safetensors
 from localfoundry.sources.names import as_variant_name, relative_name
 from localfoundry.sources.plan import PlannedFile, PullPlan
 from localfoundry.sources.reference import HubReference, QuantizedReference
@@ -59,20 +59,23 @@ class _Listed(msgspec.Struct):
     gated: bool | str = False
 
 
-async def plan(reference: HubReference, settings: Settings) -> PullPlan:
-    """A plan for a repository, a file or a quantization of it. Raises SourceError, NotRunnable, NotAModel."""
+async def plan(reference: HubReference, settings: Settings, *, to_run: bool = True) -> PullPlan:
+    """A plan for a repository, a file or a quantization of it. Raises SourceError, NotRunnable, NotAModel.
+
+    Not `to_run`: also for safetensors, which can be looked at.
+    """
     headers = hub.authorization()
     revision = f"/revision/{quote(reference.revision, safe='')}" if reference.revision else ""
     body = await _get(f"/api/models/{reference.repo}{revision}", {"blobs": "true"}, headers, settings, reference)
     repository = hub.decode(body, _Repository)
     if repository.gated and not headers:
         raise _gated(repository.id)
-    chosen = choose(repository.id, [s.rfilename for s in repository.siblings], reference.path, reference.quantization)
+    chosen = _choose(repository, reference, to_run)
     siblings = {s.rfilename: s for s in repository.siblings}
     files = tuple(_file(repository, siblings[path], chosen, headers) for path in chosen.paths)
     repo_name = repository.id.split("/")[-1]
     stem = model_stem(chosen.paths[0]) if chosen.format == "gguf" else f"{repo_name}-{chosen.base}".rstrip("-")
-    pinned = chosen.paths[0] if chosen.format == "gguf" else f"{chosen.base}/genai_config.json".lstrip("/")
+    pinned = f"{chosen.base}/genai_config.json".lstrip("/") if chosen.format == "onnx" else chosen.paths[0]
     return PullPlan(
         name=as_variant_name(stem),
         version=None,
@@ -86,6 +89,17 @@ async def plan(reference: HubReference, settings: Settings) -> PullPlan:
         tasks=("embeddings",) if repository.pipeline_tag in _EMBEDDINGS else ("chat",),
         notes=chosen.notes,
     )
+
+
+def _choose(repository: _Repository, reference: HubReference, to_run: bool) -> Choice:
+    names = [s.rfilename for s in repository.siblings]
+    try:
+        return choose(repository.id, names, reference.path, reference.quantization)
+    except NotRunnable:
+        found = None if to_run else safetensors(names, reference.path)
+        if found is None:
+            raise
+        return found
 
 
 async def plan_quantized(reference: QuantizedReference, settings: Settings) -> PullPlan:

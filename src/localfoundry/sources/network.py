@@ -2,17 +2,18 @@
 
 Proxies come from the environment (`HTTPS_PROXY`, `NO_PROXY`). Certificates are checked with the system's own store,
 where companies put their private authority, and with `SSL_CERT_FILE` besides. Redirects are never followed by the
-client itself: `download.py` decides which headers may go where.
+client itself: `follow` decides which headers may go where.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from localfoundry import __version__
-from localfoundry.errors import InvalidSetting
+from localfoundry.errors import InvalidSetting, SourceError
 
 if TYPE_CHECKING:
     import httpx2
@@ -38,6 +39,43 @@ def open_client(*, stall_s: float, cert: str | None = None, proxy: str | None = 
         raise InvalidSetting(
             f"the proxy that is set cannot be used: {exc}", hint="look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
         ) from exc
+
+
+_REDIRECTS = {301, 302, 303, 307, 308}
+
+
+async def follow(
+    client: httpx2.AsyncClient,
+    address: str,
+    *,
+    own: Mapping[str, str],
+    every: Mapping[str, str],
+    redirects: int,
+    source: str,
+) -> tuple[httpx2.Response, bool]:
+    """GET through redirects: the answer, its body not read yet, and whether it is from elsewhere than `address`.
+
+    `own` headers (credentials) go to the origin of `address` only, `every` to each host. Raises SourceError, which
+    names `source`, for too many redirects and for those that leave HTTPS; what the client raises passes through.
+    """
+    import httpx2
+
+    home = url = httpx2.URL(address)
+    for hop in range(redirects + 1):
+        sent = {**(own if _origin(url) == _origin(home) else {}), **every}
+        response = await client.send(client.build_request("GET", url, headers=sent), stream=True)
+        if response.status_code not in _REDIRECTS:
+            return response, hop > 0
+        await response.aclose()
+        target = url.join(response.headers.get("location", ""))
+        if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
+            raise SourceError(f"{source} redirects from {url.scheme} to {target.scheme}, which is refused")
+        url = target
+    raise SourceError(f"{source} redirects more than {redirects} times")
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
 
 
 def _tls(cert: str | None) -> ssl.SSLContext:

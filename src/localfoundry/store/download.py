@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from localfoundry.errors import ChecksumMismatch, DiskFull, SourceError, SourceRefused, SourceUnreachable
+from localfoundry.sources.network import follow
 from localfoundry.sources.plan import PlannedFile
 from localfoundry.store import disk
 from localfoundry.store.journal import Head, PartFile
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import httpx2
 
 _BUFFER_BYTES = 1024 * 1024
-_REDIRECTS = {301, 302, 303, 307, 308}
 _EXPIRED = {400, 401, 403, 404, 410}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _T = TypeVar("_T")
@@ -192,23 +192,16 @@ class _Download:
 
     async def _open(self) -> tuple[httpx2.Response, bool]:
         """Ask the source, follow its redirects; returns the answer and whether it is from elsewhere."""
-        import httpx2
-
         if self.part.size and self.file.sha256 is None and not self._strong_etag():
             await in_thread(self.part.restart, self.file.size_bytes, None)  # nothing would show a changed file
-        home = url = httpx2.URL(str(self.file.url))
-        for hop in range(self.limits.redirects + 1):
-            own = dict(self.file.headers) if _origin(url) == _origin(home) else {}
-            request = self.client.build_request("GET", url, headers=own | self._range())
-            response = await self.client.send(request, stream=True, follow_redirects=False)
-            if response.status_code not in _REDIRECTS:
-                return response, hop > 0
-            await response.aclose()
-            target = url.join(response.headers.get("location", ""))
-            if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
-                raise SourceError(f"{self.origin} redirects from {url.scheme} to {target.scheme}, which is refused")
-            url = target
-        raise SourceError(f"{self.origin} redirects more than {self.limits.redirects} times")
+        return await follow(
+            self.client,
+            str(self.file.url),
+            own=dict(self.file.headers),
+            every=self._range(),
+            redirects=self.limits.redirects,
+            source=self.origin,
+        )
 
     def _range(self) -> dict[str, str]:
         if not self.part.size:
@@ -361,10 +354,6 @@ class _Download:
             raise _Again(f"{self.origin} sent more bytes than it announced; starting over")
         if data:
             self.part.append(data)
-
-
-def _origin(url: httpx2.URL) -> tuple[str, str, int]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
 
 
 def _is_certificate(exc: BaseException | None) -> bool:

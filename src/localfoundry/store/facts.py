@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localfoundry.errors import NotAModel
 from localfoundry.sources.plan import PullPlan
 from localfoundry.store.store import main_name
+
+if TYPE_CHECKING:
+    from localfoundry.formats.gguf import GgufHeader
+    from localfoundry.formats.template import TemplateCheck
 
 
 def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object]:
@@ -25,6 +30,8 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
     found = identify(path)
     if found != plan.format:
         raise NotAModel(f"{plan.source} is {found}, but {plan.format} was expected")
+    if found == "onnx":
+        return _onnx_facts(path)
     if found != "gguf":
         return {}
     for name in names:
@@ -39,5 +46,34 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
         "quantization": header.quantization,
         "parameters": header.parameters,
         "license": header.license,
-        "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
+        "chat_template_sha256": _sha256(template),
+        "template": _template_check(path, header),
     }
+
+
+def _onnx_facts(folder: Path) -> dict[str, object]:
+    from localfoundry.formats.summary import of_path
+
+    summary = of_path(folder)
+    return {
+        "architecture_name": summary.architecture,
+        "context_length": summary.context_length,
+        "chat_template_sha256": _sha256(summary.chat_template),
+        "template": summary.template,
+    }
+
+
+def _template_check(path: Path, header: GgufHeader) -> TemplateCheck | None:
+    from localfoundry.formats.summary import check_gguf
+
+    with path.open("rb") as file:
+
+        def read(offset: int, size: int) -> bytes:
+            file.seek(offset)
+            return file.read(size)
+
+        return check_gguf(header, read)
+
+
+def _sha256(template: str | None) -> str | None:
+    return hashlib.sha256(template.encode()).hexdigest() if template else None

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from localfoundry.catalog.model import Architecture
+from localfoundry.formats.template import TemplateCheck
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -36,6 +37,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     architecture: Architecture | None = None
     parameters: int | None = None
     chat_template_sha256: str | None = None
+    template: TemplateCheck | None = None  # what trying the chat template showed; None where it was not tried
 
     @property
     def id(self) -> str:

@@ -315,7 +315,10 @@ class _Pull:
             self.store.drop_unreferenced([f.sha256 for f in stored])
             raise
         with self.store.gate(), disk.writing(self.store.models):
-            return self._appear(staged, stored, facts)
+            manifest = self._appear(staged, stored, facts)
+        for warning in manifest.template.warnings if manifest.template else ():
+            self.progress.note(f"warning: the chat template: {warning}")
+        return manifest
 
     def _link(self, file: StoredFile, staged: Path) -> None:
         target = staged / relative_name(file.name)
