@@ -15,6 +15,7 @@ from formats.gguf_file import ARRAY, BOOL, I32, STRING, U8, U32, U64, Typed, ggu
 from localfoundry.errors import DiskError, NotAModel
 from localfoundry.formats import gguf as reader
 from localfoundry.formats.gguf import GgufHeader, read_gguf, read_header
+from localfoundry.formats.tokens import Vocabulary, special_tokens
 
 
 class CountingRead:
@@ -292,3 +293,28 @@ _KEYS = st.sampled_from(
 @given(st.dictionaries(_KEYS, _VALUES))
 def test_any_type_under_any_key_is_read_or_refused(metadata: dict[str, Any]) -> None:
     _is_read_or_refused(gguf({"general.architecture": "llama", **metadata}))
+
+
+def test_named_tokens_are_found_without_building_the_vocabulary() -> None:
+    texts = ["<s>", "", "é", *(f"t{n}" for n in range(5000)), "<|end|>"]
+    data = tiny_llama(
+        tokenizer__ggml__tokens=Typed(ARRAY, (STRING, texts)),
+        tokenizer__ggml__bos_token_id=0,
+        tokenizer__ggml__eos_token_id=5003,
+        tokenizer__ggml__eot_token_id=99_999,
+        tokenizer__ggml__add_bos_token=True,
+    )
+    header = header_of(data)
+    assert header.token_ids == {"bos": 0, "eos": 5003, "eot": 99_999}
+    assert header.adds_bos is True
+    assert header.tokens is not None and header.tokens.count == 5004
+    vocabulary = Vocabulary(CountingRead(data), header.tokens)
+    assert special_tokens(header, vocabulary) == {"bos": "<s>", "eos": "<|end|>"}
+    assert vocabulary.texts([1, 2, -1]) == {1: "", 2: "é"}
+    assert "t4999" in vocabulary and "é" in vocabulary
+    assert "t5000" not in vocabulary and "4999" not in vocabulary
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).with_name("found").glob("gguf-*")), ids=lambda p: p.name)
+def test_what_fuzzing_found_stays_found(path: Path) -> None:
+    _is_read_or_refused(path.read_bytes())

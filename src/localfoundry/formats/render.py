@@ -111,7 +111,7 @@ def main() -> None:
             names["tools"] = case.tools
         try:
             text = environment.render_template("chat", **names)
-        except (minijinja.TemplateError, _Refusal, ValueError, TypeError) as exc:
+        except (minijinja.TemplateError, _Refusal, *_OF_METHODS) as exc:
             reason = refusals[0] if refusals else str(exc).partition("\n")[0]
             found[case.name] = Rendering(None, reason[:_MAX_REASON], bool(refusals))
             continue
@@ -121,6 +121,10 @@ def main() -> None:
 
 class _Refusal(Exception):
     """The template called `raise_exception`."""
+
+
+# Messages are Python's lists and dicts, and their plain methods can be called with anything (`__…__` cannot).
+_OF_METHODS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 def _bounded(text: str) -> Rendering:
