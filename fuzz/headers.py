@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the header readers: any bytes are read or refused as NotAModel, soon and with little memory.
+"""Coverage-guided fuzzing of the header readers: any bytes are read or refused, soon and in little memory.
 
     pip install atheris msgspec
     python fuzz/headers.py gguf|safetensors|onnx|config [CORPUS] [-max_total_time=120] [-rss_limit_mb=1024] ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -219,3 +220,17 @@ def test_the_command_shows_it_and_downloads_nothing(hub: HubServer, foundry: Fou
     offline = foundry("model", "info", "hf:org/model", env={"FOUNDRY_OFFLINE": "1"})
     assert offline.code == 3 and "offline" in offline.err
     assert "inside an archive" in foundry("model", "info", "smollm2-135m", "--remote").err
+
+
+def test_a_model_of_the_catalog_is_looked_at_from_afar_only_when_asked(
+    hub: HubServer, foundry: Foundry, tmp_path: Path
+) -> None:
+    hub.repos["org/model"] = Repo({"m-Q4_0.gguf": large()})
+    variant = {"name": "known-q4", "version": 1, "format": "gguf", "source": "hf:org/model:Q4_0"}
+    catalog = {"models": [{"alias": "known", "tasks": ["chat"], "variants": [variant]}]}
+    (tmp_path / "catalog.json").write_text(json.dumps(catalog))
+    env = {"FOUNDRY_CATALOG": str(tmp_path / "catalog.json")}
+    assert "unknown until it is downloaded" in foundry.ok("model", "info", "known", env=env).out
+    assert not hub.requests
+    assert "Layers:        30" in foundry.ok("model", "info", "known", "--remote", env=env).out
+    assert hub.served < 2**21

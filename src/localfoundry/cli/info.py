@@ -10,6 +10,7 @@ from localfoundry import engines
 from localfoundry.catalog.model import Architecture, Model
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
+from localfoundry.formats.template import TemplateCheck
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
 
@@ -27,6 +28,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
     versions = [m for m in context.store(given).manifests() if m.alias == alias]
     newest = manifest or (versions[-1] if versions else None)
     shape = (newest.architecture if newest else None) or (model.architecture if model else None)
+    template, check = _template(given, newest)
     return {
         "alias": alias,
         "names": list(model.names) if model else [],
@@ -39,8 +41,8 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "architecture": msgspec.to_builtins(shape) if shape else None,
         "variants": _variants(model),
         "cached": [_version(m) for m in versions],
-        "chatTemplate": _template(given, newest),
-        "template": _tried(newest),
+        "chatTemplate": template,
+        "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
         "memory": _memory(newest, shape),
     }
 
@@ -57,19 +59,21 @@ def _version(manifest: Manifest) -> dict[str, Any]:
     return {"id": manifest.id, "sizeBytes": manifest.size_bytes, **msgspec.to_builtins(manifest)}
 
 
-def _template(given: Settings, manifest: Manifest | None) -> str | None:
-    """The template in the model's own file; None where there is no file yet, or none in it."""
+def _template(given: Settings, manifest: Manifest | None) -> tuple[str | None, TemplateCheck | None]:
+    """The template in the model's own file, and what trying it shows; tried now where the version is older than that.
+
+    None where there is no file yet, or none in it.
+    """
     if manifest is None or manifest.format != "gguf":
-        return None
+        return None, manifest.template if manifest else None
     from localfoundry.formats.gguf import read_gguf
+    from localfoundry.formats.summary import of_gguf_file
 
-    return read_gguf(context.store(given).main_file(manifest)).chat_template
-
-
-def _tried(manifest: Manifest | None) -> dict[str, Any] | None:
-    """What trying the template showed when the version was made."""
-    check = manifest.template if manifest else None
-    return None if check is None else msgspec.to_builtins(check) | {"words": check.words()}
+    path = context.store(given).main_file(manifest)
+    if manifest.template is not None:
+        return read_gguf(path).chat_template, manifest.template
+    summary = of_gguf_file(path)
+    return summary.chat_template, summary.template
 
 
 def _memory(manifest: Manifest | None, shape: Architecture | None) -> list[dict[str, Any]]:
@@ -111,15 +115,10 @@ def show(info: dict[str, Any]) -> None:
 def _show_template(info: dict[str, Any]) -> None:
     from localfoundry.cli.header import show_template
 
-    template = info["chatTemplate"]
-    if info["template"] is not None:
+    if info["cached"]:
         show_template(info["template"])
-    elif not info["cached"]:
-        output.data("Template:      unknown until it is downloaded (--remote reads it from afar)")
-    elif template is None:
-        output.data("Template:      none in the file")
     else:
-        output.data(f"Template:      in the file, {len(template)} characters, not tried")
+        output.data("Template:      unknown until it is downloaded (--remote reads it from afar)")
 
 
 def _show_variants(variants: list[dict[str, Any]]) -> None:

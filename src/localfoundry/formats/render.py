@@ -67,7 +67,7 @@ def render_all(template: str, cases: Sequence[Case], *, bos: str = "", eos: str 
     environment = {name: value for name, value in os.environ.items() if name in kept}
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "localfoundry.formats.render"],
+            [sys.executable, "-P", "-m", "localfoundry.formats.render"],  # -P: nothing is imported from where we stand
             input=job,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,6 +82,8 @@ def render_all(template: str, cases: Sequence[Case], *, bos: str = "", eos: str 
         problem = f"it was not done after {DEADLINE_S:g} s"
     except msgspec.MsgspecError:
         problem = "what it rendered to is no text"
+    except OSError as exc:
+        problem = f"the process to try it in could not be started: {exc.strerror}"
     return {case.name: Rendering(None, problem) for case in cases}
 
 
