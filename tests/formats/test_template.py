@@ -83,6 +83,8 @@ TOOLS = (
         (DEEPSEEK, "<｜end▁of▁sentence｜>", "ok, DeepSeek, stops at <｜end▁of▁sentence｜>, no tools"),
         (MISTRAL, "</s>", "ok, Mistral, stops at </s>, no tools"),
         (TOOLS, "<|im_end|>", "ok, ChatML, stops at <|im_end|>, tools"),
+        (TOOLS.replace("{% if tools %}", "{% if tools | length > 0 %}"), "<|im_end|>",
+         "ok, ChatML, stops at <|im_end|>, tools"),
         (CHATML.replace("{% for", "{% generation %}{% for") + "{% endgeneration %}", "<|im_end|>",
          "ok, ChatML, stops at <|im_end|>, no tools"),
     ],

@@ -97,7 +97,7 @@ def main() -> None:
     environment = minijinja.Environment(
         templates={"chat": _TRAINING_MARKS.sub("", job.template)},
         globals={"raise_exception": _raiser(refusals), "strftime_now": lambda _: _TODAY},
-        filters={"tojson": _to_json},
+        filters={"tojson": _to_json, "length": _length, "count": _length},
         fuel=FUEL,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -141,6 +141,11 @@ def _raiser(refusals: list[str]) -> Any:
         raise _Refusal(message)
 
     return raise_exception
+
+
+def _length(value: Any) -> int:
+    """What is not there has no length, as in jinja2: templates ask for that of tools."""
+    return 0 if value is None else len(value)
 
 
 def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
