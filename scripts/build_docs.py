@@ -29,7 +29,7 @@ def commands_page() -> str:
         "everything else to standard error. `foundry COMMAND --help` shows the same as this page.\n"
     ]
     context = click.Context(cli, info_name="foundry", help_option_names=["-h", "--help"])
-    for group in (cli, *(cli.get_command(context, name) for name in ("model", "cache", "service", "server"))):
+    for group in (cli, *(cli.get_command(context, name) for name in ("model", "cache", "bundle", "service", "server"))):
         assert isinstance(group, LazyGroup)
         here = context if group is cli else click.Context(group, info_name=group.name, parent=context)
         parts.append(f"## {here.command_path}\n\n{group.help}\n")

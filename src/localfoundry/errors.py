@@ -10,13 +10,17 @@
     │   ├── RequestTooLarge      413  the body is larger than the service reads
     │   ├── HostNotAllowed       403  the request is not from this machine, or from another site's web page
     │   ├── InvalidSetting       400  a setting from a file, the environment or a flag
-    │   └── NotAModel            400  a file that is not a model, or one that is refused
+    │   ├── NotAModel            400  a file that is not a model, or one that is refused
+    │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
+    │   └── MissingExtra         400  an optional part of this product is not installed
     ├── SourceError              400  the place a model comes from
     │   ├── SourceUnreachable    400  no network, no answer, no such host
     │   ├── SourceRefused        400  gated, private, or not there
     │   └── ChecksumMismatch     400  the bytes are not the bytes that were promised
     ├── DiskError                400  the disk: full, read-only, gone
-    │   └── DiskFull             400
+    │   ├── DiskFull             400
+    │   ├── ModelGone            404  an adopted model whose owner removed it
+    │   └── ModelChanged         400  an adopted model whose owner changed its bytes
     ├── ServiceError             503  the local service
     │   ├── ServiceNotRunning    503
     │   ├── ServiceStartFailed   503
@@ -152,6 +156,18 @@ class NotAModel(UsageError):
     code = "not_a_model"
 
 
+class BadBundle(UsageError):
+    """A bundle is damaged, hostile, or not signed by the key that was asked for. Nothing of it was filed."""
+
+    code = "bad_bundle"
+
+
+class MissingExtra(UsageError):
+    """The command needs an optional part of this product that is not installed; the hint is how to install it."""
+
+    code = "missing_extra"
+
+
 class SourceError(FoundryError):
     """The place a model comes from could not deliver it."""
 
@@ -192,6 +208,19 @@ class DiskFull(DiskError):
     """There is not enough room. What was downloaded so far is kept, and the next attempt goes on from there."""
 
     code = "disk_full"
+
+
+class ModelGone(DiskError):
+    """The model was adopted from another tool, and that tool has removed its files since."""
+
+    code = "model_gone"
+    status = 404
+
+
+class ModelChanged(DiskError):
+    """The model was adopted from another tool, and its bytes are no longer those that were verified."""
+
+    code = "model_changed"
 
 
 class ServiceError(FoundryError):

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import click
+import msgspec
 
 from localfoundry import config, instance
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, UnknownModel, UsageError
+from localfoundry.store.adopted import state_of
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
 
@@ -23,7 +25,8 @@ def list_cache(as_json: bool) -> None:
     manifests = store.manifests()
     if as_json:
         models = [{"alias": m.alias, "id": m.id, "sizeBytes": m.size_bytes, "source": m.source, "format": m.format,
-                   "quantization": m.quantization, "license": m.license} for m in manifests]  # fmt: skip
+                   "quantization": m.quantization, "license": m.license,
+                   "adoption": msgspec.to_builtins(state_of(store, m))} for m in manifests]  # fmt: skip
         output.document({"models": models})
         return
     if not manifests:
@@ -32,7 +35,9 @@ def list_cache(as_json: bool) -> None:
         output.data("Models cached on device:")
         output.data(f"   {'Alias':<30} {'Model ID':<44} Size")
         for m in manifests:
-            output.data(f"💾 {m.alias:<30} {m.id:<44} {format_bytes(m.size_bytes)}")
+            adoption = state_of(store, m)
+            words = f"  ({adoption.words})" if adoption else ""
+            output.data(f"💾 {m.alias:<30} {m.id:<44} {format_bytes(m.size_bytes)}{words}")
     for damaged in store.damaged():
         output.note(f"damaged, left alone: {damaged.path} ({damaged.reason})")
     for partial in store.partials():

@@ -11,6 +11,7 @@ from localfoundry.catalog.model import Architecture, Model
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
 from localfoundry.formats.template import TemplateCheck
+from localfoundry.store.adopted import Adoption, state_of
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
 
@@ -40,7 +41,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "contextLength": (newest.context_length if newest else None) or (model.context_length if model else None),
         "architecture": msgspec.to_builtins(shape) if shape else None,
         "variants": _variants(model),
-        "cached": [_version(m) for m in versions],
+        "cached": [_version(given, m) for m in versions],
         "chatTemplate": template,
         "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
         "memory": _memory(newest, shape),
@@ -55,21 +56,31 @@ def _variants(model: Model | None) -> list[dict[str, Any]]:
     ]
 
 
-def _version(manifest: Manifest) -> dict[str, Any]:
-    return {"id": manifest.id, "sizeBytes": manifest.size_bytes, **msgspec.to_builtins(manifest)}
+def _version(given: Settings, manifest: Manifest) -> dict[str, Any]:
+    adoption = msgspec.to_builtins(state_of(context.store(given), manifest))
+    return {
+        "id": manifest.id,
+        "sizeBytes": manifest.size_bytes,
+        "adoption": adoption,
+        **msgspec.to_builtins(manifest),
+    }
 
 
 def _template(given: Settings, manifest: Manifest | None) -> tuple[str | None, TemplateCheck | None]:
     """The template in the model's own file, and what trying it shows; tried now where the version is older than that.
 
-    None where there is no file yet, or none in it.
+    None where there is no file yet, none in it, or where its owner has removed it.
     """
     if manifest is None or manifest.format != "gguf":
         return None, manifest.template if manifest else None
     from localfoundry.formats.gguf import read_gguf
     from localfoundry.formats.summary import of_gguf_file
 
-    path = context.store(given).main_file(manifest)
+    store = context.store(given)
+    adoption = state_of(store, manifest)
+    if adoption is not None and adoption.state == "gone":
+        return None, manifest.template
+    path = store.main_file(manifest)
     if manifest.template is not None:
         return read_gguf(path).chat_template, manifest.template
     summary = of_gguf_file(path)
@@ -140,6 +151,12 @@ def _show_cached(versions: list[dict[str, Any]]) -> None:
     output.data("Cached:")
     for version in versions:
         output.data(f"    {version['id']}  {format_bytes(version['sizeBytes'])}  from {version['source']}")
+        if version["adoption"]:
+            adoption = msgspec.convert(version["adoption"], Adoption)
+            more = f" and {len(adoption.paths) - 1} more" if len(adoption.paths) > 1 else ""
+            output.data(f"        {adoption.words}: {adoption.paths[0]}{more}")
+        for left in version.get("adopted", {}).get("untranslated", ()):
+            output.data(f"        not translated: {left}")
         for file in version["files"]:
             output.data(f"        {file['name']}  {format_bytes(file['size_bytes'])}  sha256 {file['sha256']}")
 

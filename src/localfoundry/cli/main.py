@@ -84,11 +84,17 @@ SERVER = {
     "status": "server:status",
     "logs": "service:logs",
 }
+BUNDLE = {
+    "export": "bundle:export",
+    "import": "bundle:import_file",
+    "show": "bundle:show",
+}
 TOP = {
     "run": "run:run_model",
     "chat": "run:chat",
     "complete": "run:complete",
     "bench": "bench:bench",
+    "import": "adopt:import_models",
     "status": "server:status",
     "restart": "service:restart",
     "config": "service:show_config",
@@ -137,6 +143,11 @@ def service_group() -> None:
 @cli.group("server", cls=LazyGroup, lazy=SERVER)
 def server_group() -> None:
     """The local service, in the forms of Foundry Local 0.10 and later."""
+
+
+@cli.group("bundle", cls=LazyGroup, lazy=BUNDLE)
+def bundle_group() -> None:
+    """Models as one file, for machines without a network."""
 
 
 def run(arguments: list[str] | None = None) -> int:

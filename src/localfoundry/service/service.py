@@ -37,6 +37,7 @@ from localfoundry.errors import (
 from localfoundry.instance import SOCKET_DIR_PREFIX
 from localfoundry.service import scheduler
 from localfoundry.service.process import Worker, new_endpoint
+from localfoundry.store import adopted
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 
@@ -258,6 +259,7 @@ class Service:
 
     async def _start(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
         engine = engines.choose(manifest.format)
+        await asyncio.to_thread(adopted.check, self.store, manifest)
         context = self._context(manifest, options)
         endpoint = new_endpoint(self._socket_dir)
         request = LoadRequest(

@@ -10,12 +10,39 @@ from localfoundry.catalog.model import Architecture
 from localfoundry.formats.template import TemplateCheck
 
 
-class StoredFile(msgspec.Struct, frozen=True):
-    """A file of a version: its relative name, size and content address."""
+class External(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose the bytes of an adopted file are, and what the file looked like when its sum was taken.
+
+    A shared file can be edited by its owner; `mtime_ns`, `inode` and the size are what tells without reading it.
+    """
+
+    owner: str  # "huggingface", "ollama", "lmstudio" or "file"
+    path: str  # where the owner keeps it: absolute, links resolved
+    linked: bool  # a hard link of ours (the bytes outlive the owner's name), else a symbolic link to `path`
+    mtime_ns: int
+    inode: int
+
+
+class StoredFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file of a version: its relative name, size and content address; `external` where the bytes are not ours."""
 
     name: str
     size_bytes: int
     sha256: str
+    external: External | None = None
+
+
+class Adopted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What another tool knew of an adopted model, as far as it could be translated.
+
+    `parameters` has the names of the OpenAI API where there is one; `chat_template` is Jinja; `untranslated` says in
+    words what was left. The owner's own texts are files of the version.
+    """
+
+    owner: str
+    chat_template: str | None = None
+    parameters: dict[str, float | int | bool | str | list[str]] = {}
+    untranslated: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,6 +65,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     parameters: int | None = None
     chat_template_sha256: str | None = None
     template: TemplateCheck | None = None  # what trying the chat template showed; None where it was not tried
+    adopted: Adopted | None = None
 
     @property
     def id(self) -> str:
