@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
+import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,6 +74,10 @@ class HubServer:
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
         self.faults = Faults()
+        self.after: dict[int, Faults] = {}  # faults that set in with the n-th answer of the storage, from 0
+        self.answers = 0
+        self.at_once = self.most_at_once = 0  # bodies on their way
+        self.most_allowed = 10**9  # more are refused with 429
         self.token: str | None = None  # wanted for gated repositories
         self.served = 0
         self.requests: list[tuple[str, str, dict[str, str]]] = []  # hub or storage, path, headers
@@ -109,6 +115,17 @@ class HubServer:
     def storage_url(self) -> str:
         return f"http://127.0.0.1:{self._storage.server_address[1]}"
 
+    def secure_storage(self, context: ssl.SSLContext) -> None:
+        """From now on the second address speaks TLS."""
+        plain = self._storage.get_request
+
+        def accept() -> tuple[socket.socket, Any]:
+            connection, address = plain()
+            connection.settimeout(10)
+            return context.wrap_socket(connection, server_side=True), address  # refused by a client: OSError, go on
+
+        self._storage.get_request = accept  # type: ignore[method-assign]
+
     def asked(self, place: str) -> list[dict[str, str]]:
         """Headers of the requests for files at one of the two addresses."""
         return [h for p, path, h in self.requests if p == place and ("/resolve/" in path or p == "storage")]
@@ -121,10 +138,25 @@ class HubServer:
 
     def take_faults(self) -> Faults:
         with self._lock:
+            self.faults = self.after.get(self.answers, self.faults)
+            self.answers += 1
             if not self.faults.any_left():
                 return Faults()
             self.faults.times -= 1
             return self.faults
+
+    def enter(self) -> bool:
+        """A body begins, unless there are too many."""
+        with self._lock:
+            if self.at_once >= self.most_allowed:
+                return False
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self.at_once -= 1
 
     def wait(self, seconds: float) -> None:
         self._closing.wait(seconds)
@@ -198,8 +230,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(faults.status, faults.headers)
         elif faults.expired:
             self._answer(403, {})
+        elif not self.owner.enter():
+            self._answer(429, {})
         else:
-            self._body(data, faults)
+            try:
+                self._body(data, faults)
+            finally:
+                self.owner.leave()
 
     def _body(self, data: bytes, faults: Faults) -> None:
         etag = '"' + hashlib.sha256(data).hexdigest()[:16] + ("-new" if faults.new_etag else "") + '"'

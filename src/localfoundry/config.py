@@ -174,6 +174,13 @@ class Settings:
     offline: bool = option(
         False, "offline", "FOUNDRY_OFFLINE", _boolean, "Use no network; `HF_HUB_OFFLINE=1` does the same."
     )
+    download_connections: int = option(
+        4,
+        "downloadConnections",
+        "FOUNDRY_DOWNLOAD_CONNECTIONS",
+        _integer(1, 16),
+        "Connections to fetch one file with, where the server can deliver parts of it.",
+    )
     log_level: str = option(
         "information", "defaultLogLevel", "FOUNDRY_LOG_LEVEL", _level, "What the service writes to its log."
     )

@@ -63,7 +63,7 @@ def test_clean_removes_exactly_its_plan(store: Store, tmp_path: Path) -> None:
     orphan.write_bytes(b"x" * 1000)
     disk.make_read_only(orphan)
     with PartFile(store.partial / "k.part", Head("big.gguf", 10**9)) as part:
-        part.append(b"y" * 500)
+        part.write(0, b"y" * 500)
     (store.tmp / "crashed").mkdir()
     (store.tmp / "crashed" / "f").write_bytes(b"z" * 70)
     plan = store.plan_clean()
@@ -78,7 +78,7 @@ def test_clean_leaves_a_partial_that_another_process_holds(store: Store) -> None
     """ollama #14177, lemonade #1680: clean-up deleted what was needed."""
     store.prepare()
     with PartFile(store.partial / "k.part", Head("big.gguf")) as part:
-        part.append(b"y" * 500)
+        part.write(0, b"y" * 500)
     plan = store.plan_clean()
     holder = subprocess.Popen(
         [sys.executable, "-c", "import filelock, sys; l = filelock.FileLock(sys.argv[1]); l.acquire(); print('held', "

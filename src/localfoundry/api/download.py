@@ -23,6 +23,7 @@ from localfoundry.errors import FoundryError, InvalidRequest, NotRunnable
 from localfoundry.service.service import Service
 from localfoundry.sources.plan import PullPlan
 from localfoundry.sources.resolve import plan_variant
+from localfoundry.store.download import Limits
 from localfoundry.store.progress import Tally
 from localfoundry.store.pull import pull
 
@@ -69,7 +70,8 @@ async def _told(service: Service, name: str) -> AsyncGenerator[bytes, None]:
     try:
         plan = await plan_for(service, name)
         tally = Tally(plan.size_bytes)
-        work = asyncio.create_task(pull(service.store, plan, tally, offline=service.settings.offline))
+        limits = Limits(connections=service.settings.download_connections)
+        work = asyncio.create_task(pull(service.store, plan, tally, offline=service.settings.offline, limits=limits))
         try:
             while not work.done():
                 yield f"Total {tally.percent:.3f}% Downloading {plan.files[0].name}\n".encode()

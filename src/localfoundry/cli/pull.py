@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 import click
 
 from localfoundry import engines
@@ -12,20 +15,27 @@ from localfoundry.config import Settings
 from localfoundry.errors import NotRunnable, UnknownModel, UsageError
 from localfoundry.sources.plan import PullPlan
 from localfoundry.store.manifest import Manifest
+from localfoundry.units import format_bytes
+
+if TYPE_CHECKING:
+    from localfoundry.store.outlook import Outlook
 
 
 def pull_model(given: Settings, name: str, *, quiet: bool = False) -> Manifest:
     """Download what a name stands for, with a progress bar. Raises as the sources and the store do."""
     import asyncio
 
+    from localfoundry.store.download import Limits
     from localfoundry.store.pull import pull
+
+    limits = Limits(connections=given.download_connections)
 
     async def work() -> Manifest:
         plan = await plan_for(given, name)
         say = output.note if quiet else output.data
         say(f"Downloading {plan.name}{f':{plan.version}' if plan.version else ''}...")
         with PullProgress() as progress:
-            return await pull(context.store(given), plan, progress, offline=given.offline)
+            return await pull(context.store(given), plan, progress, offline=given.offline, limits=limits)
 
     return asyncio.run(work())
 
@@ -58,12 +68,62 @@ async def plan_for(given: Settings, name: str) -> PullPlan:
     return await plan_variant(model, chosen, given)
 
 
+def show_outlook(given: Settings, name: str, *, as_json: bool) -> None:
+    """Print what a download would do. Fetches and makes nothing. Raises as `plan_for` does."""
+    import asyncio
+
+    from localfoundry.store.outlook import outlook
+
+    plan = asyncio.run(plan_for(given, name))
+    view = outlook(context.store(given), plan)
+    if as_json:
+        output.document(_outlook_json(view))
+        return
+    for note in plan.notes:
+        output.note(note)
+    output.data(f"{plan.name} from {plan.source}")
+    rows = [
+        [f.name, format_bytes(f.size_bytes), format_bytes(f.here_bytes), format_bytes(f.fetch_bytes), f.sha256 or "-"]
+        for f in view.files
+    ]
+    output.table(["File", "Size", "Here", "To fetch", "SHA-256"], rows)
+    if view.present is not None:
+        output.data(f"{view.present.id} is here already: nothing to do.")
+    output.data(
+        f"To fetch: {format_bytes(view.fetch_bytes)}. "
+        f"Free at {given.models_dir}: {format_bytes(view.free_bytes)} now, {format_bytes(view.free_after_bytes)} after."
+    )
+    if not view.fits:
+        output.note(f"This does not fit: {format_bytes(view.needs_bytes)} must be free. Make room: foundry cache clean")
+
+
+def _outlook_json(view: Outlook) -> dict[str, object]:
+    return {
+        "name": view.plan.name,
+        "alias": view.plan.alias,
+        "source": view.plan.source,
+        "commit": view.plan.commit,
+        "present": view.present.id if view.present else None,
+        "files": [dataclasses.asdict(f) for f in view.files],
+        "fetch_bytes": view.fetch_bytes,
+        "needs_bytes": view.needs_bytes,
+        "free_bytes": view.free_bytes,
+        "free_after_bytes": view.free_after_bytes,
+        "fits": view.fits,
+        "notes": list(view.plan.notes),
+    }
+
+
 @click.command()
 @click.argument("model")
+@click.option("--dry-run", is_flag=True, help="Show what would be fetched and what the disk has then; do nothing.")
 @context.json_option
-def download(model: str, as_json: bool) -> None:
+def download(model: str, dry_run: bool, as_json: bool) -> None:
     """Download a model: an alias, hf:ORG/REPO[:QUANT][@REVISION], or a file or folder."""
     given = context.settings()
+    if dry_run:
+        show_outlook(given, model, as_json=as_json)
+        return
     present = context.cached(given, model)
     if present is not None:
         if as_json:

@@ -52,20 +52,23 @@ async def follow(
     every: Mapping[str, str],
     redirects: int,
     source: str,
+    at: httpx2.URL | None = None,
 ) -> tuple[httpx2.Response, bool]:
     """GET through redirects: the answer, its body not read yet, and whether it is from elsewhere than `address`.
 
-    `own` headers (credentials) go to the origin of `address` only, `every` to each host. Raises SourceError, which
-    names `source`, for too many redirects and for those that leave HTTPS; what the client raises passes through.
+    `own` headers (credentials) go to the origin of `address` only, `every` to each host. `at` is where an earlier
+    request ended up; it is asked there first. Raises SourceError, which names `source`, for too many redirects and for
+    those that leave HTTPS; what the client raises passes through.
     """
     import httpx2
 
-    home = url = httpx2.URL(address)
-    for hop in range(redirects + 1):
+    home = httpx2.URL(address)
+    url = at or home
+    for _ in range(redirects + 1):
         sent = {**(own if _origin(url) == _origin(home) else {}), **every}
         response = await client.send(client.build_request("GET", url, headers=sent), stream=True)
         if response.status_code not in _REDIRECTS:
-            return response, hop > 0
+            return response, url != home
         await response.aclose()
         target = url.join(response.headers.get("location", ""))
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):

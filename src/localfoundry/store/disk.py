@@ -140,6 +140,16 @@ def make_read_only(path: Path) -> None:
         path.chmod(stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH)
 
 
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file that take room: holes, where a download has not arrived yet, do not. Raises FileNotFoundError."""
+    return _occupied(path.lstat())
+
+
+def _occupied(info: os.stat_result) -> int:
+    blocks = getattr(info, "st_blocks", None)  # of 512 bytes; Windows has none, and our files no holes there
+    return info.st_size if blocks is None else min(info.st_size, blocks * 512)
+
+
 def remove_file(path: Path) -> int:
     """Remove a file, read-only or not, and return the bytes that this frees: 0 while it has another name."""
     try:
@@ -149,7 +159,7 @@ def remove_file(path: Path) -> int:
         path.unlink()
     except FileNotFoundError:
         return 0
-    return info.st_size if info.st_nlink <= 1 else 0
+    return _occupied(info) if info.st_nlink <= 1 else 0
 
 
 def remove_tree(folder: Path) -> int:

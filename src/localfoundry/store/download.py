@@ -1,39 +1,32 @@
 """Fetch one file over HTTP into a partial that survives cuts, restarts and `kill -9`.
 
-Every answer is checked before one byte of it is kept: status, `Content-Range`, `Content-Length`, `ETag`, encoding.
-What each answer leads to:
+Several connections at once, where size and sum are promised and the server has shown that it answers a request for a
+part with that part: the first connection starts alone, the others when its first answer was right. Each takes a run
+of chunks, and the next one when that is done. A connection that fails goes on by itself; one that fails too often
+leaves its share to the others, and the last one ends the download. Everything else is one stream from start to end.
 
-    200 to the first request       take it from the start
-    200 to a request for a rest    start over: never appended
-    206 that fits                  go on
-    206 that does not fit          refused; the second time, start over without asking for a range
-    206 with another ETag          the file changed: start over
-    416                            the partial cannot be right: start over
-    401, 403, 404 from the source  SourceRefused
-    401, 403, 404, 410 elsewhere   the address we were sent to has expired: ask the source again
-    408, 429, 5xx                  wait as told (at most `retry_after_cap_s`) or ever longer, and try again
-    a stall, a cut                 connect again and go on
-
+`answer.py` decides what each answer means before one byte of it is kept. A stall or a cut: connect again and go on.
 Tries are bounded: `attempts` in a row without new bytes end it. The partial is left to `journal.py`, the name and
-the SHA-256 of the result to the caller. One connection at a time: several at once would each take a chunk of the
-journal, and `_Download._once` is the place that would ask for one.
+the SHA-256 of the result to the caller. The address that the source redirects to is kept for the next request, since
+hubs count how often they are asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from localfoundry.errors import ChecksumMismatch, DiskFull, SourceError, SourceRefused, SourceUnreachable
 from localfoundry.sources.network import follow
 from localfoundry.sources.plan import PlannedFile
 from localfoundry.store import disk
-from localfoundry.store.journal import Head, PartFile
+from localfoundry.store.answer import Again, Asked, Delivery, judge
+from localfoundry.store.journal import Head, PartFile, Run, chunk_list
 from localfoundry.store.progress import Progress, Silent
 from localfoundry.units import format_bytes, format_duration
 
@@ -41,29 +34,29 @@ if TYPE_CHECKING:
     import httpx2
 
 _BUFFER_BYTES = 1024 * 1024
-_EXPIRED = {400, 401, 403, 404, 410}
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RUN_CHUNKS = 8  # in one request; more would put the order of arrival too far from that of the file, see journal.py
+_SHOW_EVERY_S = 0.05
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How patient a download is. Times in seconds."""
+    """How patient a download is, and how greedy. Times in seconds."""
 
     stall_s: float = 30.0  # without a single byte; a slow but steady connection is left alone
     attempts: int = 6  # in a row without new bytes
     redirects: int = 5
     retry_after_cap_s: float = 60.0
     backoff_s: float = 0.5  # doubled with each try in a row, with jitter
+    connections: int = 4  # to one file at a time
 
 
-class _Again(Exception):
-    """This try failed and another may not. `wait_s` None: back off; otherwise wait so long."""
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A whole file in the partial: its SHA-256, and the sums of its chunks as kept beside its blob."""
 
-    def __init__(self, reason: str, wait_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.wait_s = wait_s
+    sha256: str
+    chunks: bytes
 
 
 async def fetch(
@@ -74,14 +67,14 @@ async def fetch(
     progress: Progress | None = None,
     limits: Limits | None = None,
     origin: str | None = None,
-) -> str:
-    """Download `file` into `part` and return the SHA-256 of the whole; the caller holds the lock of the partial.
+) -> Fetched:
+    """Download `file` into `part` and say what it is; the caller holds the lock of the partial.
 
     `origin` names the source in errors, with its commit. Raises SourceUnreachable and DiskFull (the partial is kept
     and the next call goes on), SourceRefused, and ChecksumMismatch (the wrong bytes are removed).
     """
     progress = progress or Silent()
-    partial = PartFile(part, Head(file.name, file.size_bytes, None, file.sha256))
+    partial = PartFile(part, Head(file.name, file.size_bytes, None, file.sha256 and file.sha256.lower()))
     await in_thread(partial.__enter__)
     try:
         if partial.head.total is not None:  # otherwise the answer's headers will tell
@@ -89,14 +82,14 @@ async def fetch(
             progress.position(partial.size)
         await _Download(client, file, partial, progress, limits or Limits(), origin or str(file.url)).run()
         digest = await in_thread(partial.finish)
-        if file.sha256 is not None and digest != file.sha256.lower():
+        if partial.head.sha256 is not None and digest != partial.head.sha256:
             partial.remove()
             raise ChecksumMismatch(
                 f"{file.name} from {origin or file.url} has the SHA-256 {digest}, but {file.sha256} was promised; "
                 "it was not kept",
                 hint="try again; if it stays so, the source has changed or is damaged",
             )
-        return digest
+        return Fetched(digest, chunk_list(partial.finished, partial.head.chunk_bytes))
     finally:
         partial.__exit__(None, None, None)
 
@@ -109,6 +102,20 @@ async def in_thread(call: Callable[..., _T], *args: object) -> _T:
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+
+
+class _Tries:
+    """How often in a row something failed without new bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.failures = 0
+        self._best = size
+
+    def failed(self, size: int) -> int:
+        if size > self._best:
+            self.failures, self._best = 0, size
+        self.failures += 1
+        return self.failures
 
 
 class _Download:
@@ -130,32 +137,86 @@ class _Download:
         self.limits = limits
         self.origin = origin
         self.ended = False  # a body without a length came to its end
+        self.one_stream = False  # the server does not do parts, or does them wrong
         self.wrong_ranges = 0
+        self.address: httpx2.URL | None = None  # where the source sent us
+        self.parts_work = asyncio.Event()
+        self.active = 0  # connections that have not given up
+        self.shown_at = 0.0
 
-    def is_whole(self) -> bool:
-        return self.ended or (self.part.head.total is not None and self.part.size == self.part.head.total)
+    # Who fetches what
 
     async def run(self) -> None:
-        failures, best = 0, self.part.size
-        while not self.is_whole():
+        """Until all is there. Raises what `fetch` does, except ChecksumMismatch of the whole."""
+        tries = _Tries(self.part.size)
+        while not self.ended and not self.part.is_whole:
+            self.parts_work.clear()
+            self.active = 0
             try:
-                await self._once()
-            except _Again as again:
-                if self.part.size > best:
-                    failures, best = 0, self.part.size
-                failures += 1
+                first = self._connection(first=True)
+                await _together([first, *(self._connection() for _ in range(self.limits.connections - 1))])
+            except Again as again:  # all that is there is of no use
+                failures = tries.failed(self.part.size)
+                await in_thread(self.part.restart, self.file.size_bytes, None)
                 if failures >= self.limits.attempts:
                     self._give_up(again, failures)
                 await self._pause(again, failures)
 
-    def _give_up(self, again: _Again, failures: int) -> NoReturn:
+    async def _connection(self, first: bool = False) -> None:
+        """Fetch run after run until nothing is left to take."""
+        if not first:
+            await self.parts_work.wait()
+        self.active += 1
+        tries = _Tries(self.part.size)
+        try:
+            while not self.ended and (run := self._take()) is not None:
+                again = await self._try(run)
+                if again is None:
+                    continue
+                failures = self._failed(again, tries)
+                if failures >= self.limits.attempts:
+                    if self.active > 1:
+                        return  # the server wants fewer connections, perhaps
+                    self._give_up(again, failures)
+                await self._pause(again, failures)
+        finally:
+            self.active -= 1
+        self.parts_work.set()  # also where one stream was enough: nobody waits for what will not come
+
+    async def _try(self, run: Run) -> Again | None:
+        """Fetch a run; what went wrong, where trying again may help."""
+        try:
+            await self._once(run)
+        except Again as again:
+            return again
+        finally:
+            self.part.give_back(run)
+        return None
+
+    def _take(self) -> Run | None:
+        if self.one_stream:
+            return self.part.rest()
+        return self.part.take(self.limits.connections, _RUN_CHUNKS)
+
+    def _failed(self, again: Again, tries: _Tries) -> int:
+        """Count; hand on what concerns all connections. Returns the failures in a row."""
+        if again.wrong_range:
+            self.wrong_ranges += 1
+            if self.wrong_ranges > 1:
+                self.one_stream = again.restart = True
+        if again.restart:
+            raise again
+        self.address = None
+        return tries.failed(self.part.size)
+
+    def _give_up(self, again: Again, failures: int) -> NoReturn:
         raise SourceUnreachable(
             f"{self.file.name} could not be fetched from {self.origin}: {again.reason}, {failures} times in a row. "
             f"{format_bytes(self.part.size)} of {format_bytes(self.part.head.total)} are kept",
             hint="run the same command again: it goes on from there",
         ) from again
 
-    async def _pause(self, again: _Again, failures: int) -> None:
+    async def _pause(self, again: Again, failures: int) -> None:
         wait = again.wait_s
         if wait is None:
             wait = min(30.0, self.limits.backoff_s * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
@@ -163,23 +224,30 @@ class _Download:
         self.progress.note(f"{again.reason}; trying again {when} (try {failures + 1} of {self.limits.attempts})")
         await asyncio.sleep(wait)
 
-    async def _once(self) -> None:
+    # One request
+
+    async def _once(self, run: Run) -> None:
         """One request, and what comes of it."""
         import httpx2
 
         try:
-            response, moved = await self._open()
+            response, moved = await self._open(run)
             try:
-                if self._accepts(response, moved):
-                    await self._receive(response)
+                asked = self._asked(run, moved)
+                delivery = judge(asked, response.status_code, response.headers)
+                if delivery is None:
+                    self.ended = True
+                    return
+                await self._begin(asked, delivery)
+                await self._receive(response, delivery)
             finally:
                 await response.aclose()
         except httpx2.TimeoutException as exc:
-            raise _Again(f"no bytes for {format_duration(self.limits.stall_s)}") from exc
+            raise Again(f"no bytes for {format_duration(self.limits.stall_s)}") from exc
         except httpx2.ProxyError as exc:
             if "407" in str(exc):
                 raise SourceRefused(f"the proxy wants other credentials: {exc}", hint="look at HTTPS_PROXY") from exc
-            raise _Again(f"the proxy failed: {exc}") from exc
+            raise Again(f"the proxy failed: {exc}") from exc
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
             raise SourceError(f"{self.origin} gave an address that cannot be used: {exc}") from exc
         except httpx2.HTTPError as exc:
@@ -188,73 +256,71 @@ class _Download:
                     f"the certificate of {self.origin} is not trusted: {exc}",
                     hint="set SSL_CERT_FILE to the file with your network's certificate authority",
                 ) from exc
-            raise _Again(str(exc) or type(exc).__name__) from exc
+            raise Again((str(exc) or type(exc).__name__) + _through_proxy(exc)) from exc
 
-    async def _open(self) -> tuple[httpx2.Response, bool]:
+    async def _open(self, run: Run) -> tuple[httpx2.Response, bool]:
         """Ask the source, follow its redirects; returns the answer and whether it is from elsewhere."""
-        if self.part.size and self.file.sha256 is None and not self._strong_etag():
-            await in_thread(self.part.restart, self.file.size_bytes, None)  # nothing would show a changed file
-        return await follow(
+        if run.start and self.file.sha256 is None and not self._strong_etag():
+            raise Again("nothing would show that the file has changed; starting over", 0.0, restart=True)
+        response, moved = await follow(
             self.client,
             str(self.file.url),
+            at=self.address,
             own=dict(self.file.headers),
-            every=self._range(),
+            every=self._range(run),
             redirects=self.limits.redirects,
             source=self.origin,
         )
+        self.address = response.url if moved else None
+        return response, moved
 
-    def _range(self) -> dict[str, str]:
-        if not self.part.size:
+    def _range(self, run: Run) -> dict[str, str]:
+        total = self.part.head.total
+        if run.start == 0 and run.end in (None, total):
             return {}
         etag = self._strong_etag()
-        return {"Range": f"bytes={self.part.size}-"} | ({"If-Range": etag} if etag else {})
+        last = "" if run.end in (None, total) else str(run.end - 1) if run.end else ""
+        return {"Range": f"bytes={run.start}-{last}"} | ({"If-Range": etag} if etag else {})
 
     def _strong_etag(self) -> str | None:
         etag = self.part.head.etag
         return etag if etag and etag.startswith('"') else None
 
-    def _accepts(self, response: httpx2.Response, moved: bool) -> bool:
-        """Check the answer and make the partial ready for its body; False where there is nothing to read."""
-        status = response.status_code
-        if status == 200:
-            self._begin(response)
-        elif status == 206:
-            self._continue(response)
-        elif status == 416:
-            return self._beyond(response)
-        elif moved and status in _EXPIRED:
-            raise _Again(f"the address {self.origin} sent us to has expired (HTTP {status})", 0.0)
-        elif status in (408, 429) or status >= 500:
-            raise _Again(f"{self.origin} answers HTTP {status}", self._retry_after(response))
-        elif status == 407:
-            raise SourceRefused(f"the proxy wants credentials for {self.origin}", hint="look at HTTPS_PROXY")
-        elif status in (401, 403):
-            page = str(self.file.url).partition("/resolve/")[0]
-            raise SourceRefused(
-                f"{self.origin} refuses to deliver {self.file.name} (HTTP {status})",
-                hint=f"accept the terms at {page}, then set HF_TOKEN (or: hf auth login)"
-                if "/resolve/" in str(self.file.url)
-                else None,
-            )
-        elif status in (404, 410):
-            raise SourceRefused(f"{self.origin} has no {self.file.name} (HTTP {status})")
-        else:
-            raise SourceError(f"{self.origin} answers HTTP {status}, which makes no sense for a download")
-        return True
+    def _asked(self, run: Run, moved: bool) -> Asked:
+        page, resolves, _ = str(self.file.url).partition("/resolve/")
+        return Asked(
+            name=self.file.name,
+            origin=self.origin,
+            page=page if resolves else None,
+            start=run.start,
+            end=run.end,
+            total=self.part.head.total,
+            promised=self.file.size_bytes,
+            etag=self.part.head.etag,
+            moved=moved,
+            retry_after_cap_s=self.limits.retry_after_cap_s,
+        )
 
-    def _begin(self, response: httpx2.Response) -> None:
-        """The whole file follows. The partial is given up only once the answer is known to be the right file."""
-        self._refuse_encoding(response)
-        length = response.headers.get("content-length")
-        total = int(length) if length is not None else self.file.size_bytes
-        self._refuse_size(total)
+    async def _begin(self, asked: Asked, delivery: Delivery) -> None:
+        """Make the partial ready for the body. What is there is given up only for an answer that is the right file."""
+        if not delivery.is_all:
+            self.wrong_ranges = 0
+            if delivery.etag and not self.part.head.etag:
+                await in_thread(self.part.learn, delivery.etag)
+            if not self.one_stream:
+                self.parts_work.set()
+            return
+        if not asked.is_all:
+            self.one_stream = True
+            if self.parts_work.is_set():  # others are writing; the next request will be the only one
+                raise Again(f"{self.origin} delivers from the start; starting over", 0.0, restart=True)
         if self.part.size:
             self.progress.note(f"{self.origin} delivers from the start; starting over")
-        self._refuse_full(total)
+        self._refuse_full(delivery.total)
         unknown = self.part.head.total is None
-        self.part.restart(total, response.headers.get("etag"))
+        await in_thread(self.part.restart, delivery.total, delivery.etag)
         if unknown:
-            self.progress.start("Downloading", self.file.name, total)
+            self.progress.start("Downloading", self.file.name, delivery.total)
         self.progress.position(0)
 
     def _refuse_full(self, total: int | None) -> None:
@@ -267,93 +333,77 @@ class _Download:
                 hint="make room (foundry cache clean), or put the models elsewhere: foundry cache cd PATH",
             )
 
-    def _continue(self, response: httpx2.Response) -> None:
-        self._refuse_encoding(response)
-        given = response.headers.get("content-range", "")
-        match = _CONTENT_RANGE.fullmatch(given)
-        known = self.part.head.total
-        if match is None:
-            self._refuse_range(f"a range without a readable Content-Range ({given[:80]!r})")
-        first, last = int(match[1]), int(match[2])
-        total = None if match[3] == "*" else int(match[3])
-        length = response.headers.get("content-length")
-        fits = first == self.part.size and last >= first and (total is None or last == total - 1)
-        if not fits or (length is not None and int(length) != last - first + 1):
-            self._refuse_range(f"the range {given} where bytes {self.part.size}- were asked for")
-        etag = response.headers.get("etag")
-        if (known and total and known != total) or (etag and self.part.head.etag and etag != self.part.head.etag):
-            self.part.restart(self.file.size_bytes, None)
-            raise _Again(f"the file at {self.origin} has changed; starting over", 0.0)
-        self._refuse_size(total)
-        self.wrong_ranges = 0
-
-    def _refuse_range(self, what: str) -> NoReturn:
-        self.wrong_ranges += 1
-        if self.wrong_ranges > 1:
-            self.part.restart(self.file.size_bytes, None)
-        raise _Again(f"{self.origin} sent {what}")
-
-    def _beyond(self, response: httpx2.Response) -> bool:
-        """416: either the file of unknown length is whole, or what is here cannot be the start of it."""
-        match = re.fullmatch(r"bytes \*/(\d+)", response.headers.get("content-range", ""))
-        if match and self.part.head.total is None and int(match[1]) == self.part.size > 0:
-            self.ended = True
-            return False
-        if not self.part.size:
-            raise SourceError(f"{self.origin} answers HTTP 416 to a request for the whole of {self.file.name}")
-        self.part.restart(self.file.size_bytes, None)
-        raise _Again(f"{self.origin} says that the partial cannot be right (HTTP 416); starting over", 0.0)
-
-    def _refuse_encoding(self, response: httpx2.Response) -> None:
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            raise SourceError(f"{self.origin} sends {self.file.name} as {encoding}, which was not asked for")
-
-    def _refuse_size(self, total: int | None) -> None:
-        if total is not None and self.file.size_bytes is not None and total != self.file.size_bytes:
-            raise ChecksumMismatch(
-                f"{self.file.name} from {self.origin} has {total} bytes, but {self.file.size_bytes} were promised",
-                hint="the source has changed, or a proxy answered in its place",
-            )
-
-    def _retry_after(self, response: httpx2.Response) -> float | None:
-        from datetime import UTC, datetime
-        from email.utils import parsedate_to_datetime
-
-        text = response.headers.get("retry-after", "").strip()
-        if text.isdecimal():
-            wait = float(text)
-        else:
-            try:
-                moment = parsedate_to_datetime(text)
-            except ValueError:
-                return None
-            wait = (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds()
-        return min(max(wait, 0.0), self.limits.retry_after_cap_s)
-
-    async def _receive(self, response: httpx2.Response) -> None:
-        buffer = bytearray()
+    async def _receive(self, response: httpx2.Response, delivery: Delivery) -> None:
+        """Keep the body. While a thread writes and hashes one buffer the next one is filled."""
+        at, buffer = delivery.start, bytearray()
+        writing: asyncio.Task[None] | None = None
         try:
             async for data in response.aiter_raw():
                 buffer += data
+                if delivery.end is not None and at + len(buffer) > delivery.end:
+                    buffer.clear()
+                    raise Again(f"{self.origin} sent more bytes than it announced; starting over", restart=True)
                 if len(buffer) >= _BUFFER_BYTES:
                     full, buffer = buffer, bytearray()
-                    await in_thread(self._keep, full)
-                self.progress.position(self.part.size + len(buffer))
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.create_task(in_thread(self.part.write, at, full))
+                    at += len(full)
+                self._show()
         finally:
-            await in_thread(self._keep, buffer)  # also what came before a cut
+            if writing is not None:
+                await _done(writing)
+            await in_thread(self.part.write, at, buffer)  # also what came before a cut
+        at += len(buffer)
+        self._show(now=True)
+        if delivery.end is not None and at < delivery.end:
+            raise Again(f"the connection ended after {at} of {delivery.end} bytes")
         if self.part.head.total is None:
             self.ended = True
-        elif not self.is_whole():
-            raise _Again(f"the connection ended after {self.part.size} of {self.part.head.total} bytes")
 
-    def _keep(self, data: bytearray) -> None:
-        total = self.part.head.total
-        if total is not None and self.part.size + len(data) > total:
-            self.part.restart(self.file.size_bytes, None)
-            raise _Again(f"{self.origin} sent more bytes than it announced; starting over")
-        if data:
-            self.part.append(data)
+    def _show(self, now: bool = False) -> None:
+        moment = time.monotonic()
+        if now or moment - self.shown_at > _SHOW_EVERY_S:
+            self.shown_at = moment
+            self.progress.position(self.part.size)
+
+
+async def _done(task: asyncio.Task[_T]) -> _T:
+    """The result of a task, waited for also by a caller that is cancelled."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def _together(work: list[Coroutine[Any, Any, None]]) -> None:
+    """Run all; the first failure ends the others and is raised when they have ended."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    failed = [e for task in tasks if not task.cancelled() and (e := task.exception()) is not None]
+    if failed:
+        raise failed[0]
+
+
+def _through_proxy(exc: httpx2.HTTPError) -> str:
+    """Words that name the proxy where a connection failed and one is set: it may be the proxy that does not answer."""
+    import urllib.request
+
+    import httpx2
+
+    if not isinstance(exc, httpx2.ConnectError):
+        return ""
+    proxies, url = urllib.request.getproxies(), exc.request.url
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(url.host):
+        return ""
+    return f" (through the proxy {proxy.rstrip('/').rpartition('@')[2].rpartition('/')[2]})"
 
 
 def _is_certificate(exc: BaseException | None) -> bool:

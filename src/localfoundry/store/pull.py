@@ -35,10 +35,12 @@ from localfoundry.errors import (
 from localfoundry.sources.names import as_variant_name, relative_name, sha256_hex, variant_name
 from localfoundry.sources.plan import PlannedFile, PullPlan
 from localfoundry.store import disk
-from localfoundry.store.download import Limits, fetch, in_thread
-from localfoundry.store.journal import read_head
+from localfoundry.store.download import Fetched, Limits, fetch, in_thread
+from localfoundry.store.journal import read_head, vouched_bytes
 from localfoundry.store.manifest import Manifest, StoredFile
+from localfoundry.store.outlook import existing, final_sha256, outlook, part_key
 from localfoundry.store.progress import Progress, Silent
+from localfoundry.store.store import chunks_beside
 from localfoundry.store.unpack import unpack_member
 from localfoundry.units import format_bytes
 
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
     from localfoundry.store.store import Store
 
-_MARGIN_BYTES = 16_000_000  # manifests, journals, and what others write meanwhile
 _COPY_BYTES = 4 * 1024 * 1024
 _POLL_S = 0.2
 
@@ -68,30 +69,6 @@ async def pull(
     """
     work = _Pull(store, plan, progress or Silent(), offline, limits or Limits())
     return await work.run()
-
-
-def existing(store: Store, plan: PullPlan) -> Manifest | None:
-    """The version on this disk that `plan` would make: same name, and the same bytes or the same pinned source."""
-    promised = {f.name: _final_sha256(f) for f in plan.files}
-    found = [
-        m
-        for m in store.manifests()
-        if m.name.lower() == plan.name.lower() and plan.version in (None, m.version) and _same(m, plan, promised)
-    ]
-    return max(found, key=lambda m: m.version, default=None)
-
-
-def _same(manifest: Manifest, plan: PullPlan, promised: dict[str, str | None]) -> bool:
-    if None not in promised.values():
-        return {f.name: f.sha256 for f in manifest.files} == promised
-    pinned = plan.source.startswith("pypi:") or plan.commit is not None
-    return pinned and manifest.source == plan.source
-
-
-def _final_sha256(file: PlannedFile) -> str | None:
-    """The promised sum of what is kept: of the member, where the fetched file is an archive."""
-    promised = file.member.sha256 if file.member else file.sha256
-    return sha256_hex(promised) if promised else None
 
 
 class _BlobVanished(Exception):
@@ -149,35 +126,22 @@ class _Pull:
 
     def _room(self) -> None:
         """Refuse before anything is fetched what cannot fit."""
-        needed = sum(self._needed(f) for f in self.plan.files)
-        free = disk.free_bytes(self.store.root)
-        if free is not None and needed and needed + _MARGIN_BYTES > free:
+        view = outlook(self.store, self.plan)
+        if not view.fits:
             raise DiskFull(
-                f"{self.plan.name} needs {format_bytes(needed + _MARGIN_BYTES)} more, "
-                f"and {format_bytes(free)} are free at {self.store.root}",
+                f"{self.plan.name} needs {format_bytes(view.needs_bytes)} more, "
+                f"and {format_bytes(view.free_bytes)} are free at {self.store.root}",
                 hint="make room (foundry cache clean), or put the models elsewhere: foundry cache cd PATH",
             )
-
-    def _needed(self, file: PlannedFile) -> int:
-        promised = _final_sha256(file)
-        if promised and self.store.blob(promised).exists():
-            return 0
-        unpacked = (file.member.size_bytes or file.size_bytes or 0) if file.member else 0
-        if file.local is not None:
-            with contextlib.suppress(OSError):
-                return unpacked or file.local.stat().st_size
-            return 0
-        part = self.store.partial / f"{_part_key(file)}.part"
-        return max(0, (file.size_bytes or 0) - self._here(part)) + unpacked
-
-    def _here(self, part: Path) -> int:
-        return part.stat().st_size if part.exists() else 0
 
     # One file
 
     async def _obtain(self, file: PlannedFile) -> StoredFile:
         """The blob of `file`: found, copied or fetched."""
+        part = self.store.partial / f"{part_key(file)}.part"
         if (ready := self._ready(file)) is not None:
+            if part.with_suffix(".jsonl").exists():  # killed after the blob was named, before the journal was removed
+                await in_thread(self.store.remove_partial, part.stem)
             return ready
         if file.local is not None:
             return await self._import(file, file.local)
@@ -185,12 +149,11 @@ class _Pull:
             raise SourceUnreachable(
                 f"{file.name} is not on this disk and offline is set", hint="foundry model list --cached shows what is"
             )
-        part = self.store.partial / f"{_part_key(file)}.part"
         async with self._lock(part.with_suffix(".lock"), file.name, part):
             return self._ready(file) or await self._fetch(file, part)
 
     def _ready(self, file: PlannedFile) -> StoredFile | None:
-        promised = _final_sha256(file)
+        promised = final_sha256(file)
         if promised is None:
             return None
         try:
@@ -201,11 +164,11 @@ class _Pull:
 
     async def _fetch(self, file: PlannedFile, part: Path) -> StoredFile:
         try:
-            digest = await self._fetch_over_http(file, part)
+            fetched = await self._fetch_over_http(file, part)
         except ChecksumMismatch:
             raise
         except SourceError as exc:
-            begun = self._here(part) > 0
+            begun = vouched_bytes(part.with_suffix(".jsonl")) > 0
             if not self.plan.source.startswith("pypi:") or (begun and not isinstance(exc, SourceRefused)):
                 raise
             # Keyrings, client certificates, other proxies: what pip knows about its index only pip can use.
@@ -214,7 +177,7 @@ class _Pull:
             self._drop_part(part)
             return stored
         if file.member is None:
-            stored = await in_thread(self._adopt, part, file.name, digest)
+            stored = await in_thread(self._adopt, part, file.name, fetched.sha256, fetched.chunks)
         else:
             stored = await self._unpack(file, part)
         self._drop_part(part)
@@ -224,7 +187,7 @@ class _Pull:
         disk.remove_file(part)
         disk.remove_file(part.with_suffix(".jsonl"))
 
-    async def _fetch_over_http(self, file: PlannedFile, part: Path) -> str:
+    async def _fetch_over_http(self, file: PlannedFile, part: Path) -> Fetched:
         async with await self._client() as client:
             return await fetch(
                 client, file, part, progress=self.progress, limits=self.limits, origin=_origin(self.plan)
@@ -283,14 +246,19 @@ class _Pull:
 
         return report
 
-    def _adopt(self, path: Path, name: str, digest: str) -> StoredFile:
-        """Make verified bytes a blob."""
+    def _adopt(self, path: Path, name: str, digest: str, chunks: bytes | None = None) -> StoredFile:
+        """Make verified bytes a blob; the sums of its chunks, where known, are beside it before it is there."""
         blob = self.store.blob(digest)
         with disk.writing(blob):
             size = path.stat().st_size
             if blob.exists():
                 disk.remove_file(path)
             else:
+                if chunks is not None:
+                    listed = self.work / "chunks"
+                    listed.write_bytes(chunks)
+                    disk.sync_file(listed)
+                    listed.replace(chunks_beside(blob))
                 disk.make_read_only(path)
                 path.replace(blob)
                 disk.sync_folder(blob.parent)
@@ -386,10 +354,10 @@ class _Pull:
 
     def _show_others(self, part: Path | None, shown: str) -> str:
         """The bytes that the process we wait for has so far, of the file whose name is returned."""
-        candidates = [part] if part else [self.store.partial / f"{_part_key(f)}.part" for f in self.plan.files if f.url]
+        candidates = [part] if part else [self.store.partial / f"{part_key(f)}.part" for f in self.plan.files if f.url]
         for path in candidates:
             with contextlib.suppress(OSError):
-                size = path.stat().st_size
+                size = disk.size_on_disk(path)
                 head = read_head(path.with_suffix(".jsonl"))
                 name = head.name if head else path.stem
                 if name != shown:
@@ -414,13 +382,6 @@ def _check_names(plan: PullPlan) -> None:
         for digest in (file.sha256, file.member.sha256 if file.member else None):
             if digest is not None:
                 sha256_hex(digest)
-
-
-def _part_key(file: PlannedFile) -> str:
-    """The name of a partial: by its sum, where one is promised, so that every address of the same bytes shares it."""
-    if file.sha256:
-        return sha256_hex(file.sha256)
-    return "url-" + hashlib.sha256(str(file.url).encode()).hexdigest()[:40]
 
 
 def _taken(manifest: Manifest) -> UsageError:

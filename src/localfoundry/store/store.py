@@ -1,6 +1,7 @@
 """The models on this disk: what is there, where its files are, and what may be removed.
 
     blobs/sha256/<hex>                     the bytes, once each, read-only
+    blobs/sha256/<hex>.chunks              sums of their chunks, where they were downloaded, for repairs
     models/<name>/<version>/               manifest.json and the version's files, hard links to blobs
     partial/<key>.part .jsonl .lock        downloads that are not whole yet, their journal and their lock
     tmp/<key>/ <key>.lock                  versions being made; renamed into models/ in one step when complete
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from localfoundry.sources.reference import Reference
 
 _GATE_TIMEOUT_S = 120
+_CHUNKS = ".chunks"
+_PARTIAL = (".part", ".jsonl", ".new")  # the bytes, their journal, and a journal that is being replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +132,15 @@ class Store:
         from localfoundry.store.journal import read_head
 
         found = []
-        for path in _children(self.partial):
-            if path.suffix != ".part":
-                continue
+        # Also where only the journal is left: of a process that was killed between its last two steps.
+        for key in sorted({p.stem for p in _children(self.partial) if p.suffix in _PARTIAL}):
+            path = self.partial / f"{key}.part"
             head = read_head(path.with_suffix(".jsonl"))
-            name, total = (head.name, head.total) if head else (path.stem, None)
+            name, total = (head.name, head.total) if head else (key, None)
+            size = 0
             with contextlib.suppress(FileNotFoundError):
-                size = path.stat().st_size
-                found.append(Partial(path.stem, name, path, size, total, _in_use(path.with_suffix(".lock"))))
+                size = disk.size_on_disk(path)
+            found.append(Partial(key, name, path, size, total, _in_use(path.with_suffix(".lock"))))
         return found
 
     # What may be removed
@@ -164,7 +168,7 @@ class Store:
         pulling = any(p.suffix == ".lock" and _in_use(p) for p in _children(self.tmp))
         partials = tuple(p for p in self.partials() if not p.in_use)
         referenced = self._referenced()
-        blobs = () if pulling else tuple(p for p in _children(self.blobs) if p.name not in referenced)
+        blobs = () if pulling else tuple(p for p in _children(self.blobs) if _blob_name(p) not in referenced)
         size = sum(p.size_bytes for p in partials) + sum(_size(p) for p in blobs)
         return CleanPlan(blobs, partials, leftovers, size + sum(disk.tree_bytes(p) for p in leftovers))
 
@@ -192,7 +196,7 @@ class Store:
         with disk.held(lock) as free:
             if not free:
                 return 0
-            freed = disk.remove_file(path) + disk.remove_file(path.with_suffix(".jsonl"))
+            freed = sum(disk.remove_file(path.with_suffix(suffix)) for suffix in _PARTIAL)
             disk.remove_lock(lock)
         return freed
 
@@ -237,8 +241,13 @@ class Store:
         return sums | {p.name for p in _children(self.blobs) if _links(p) > 1}
 
     def _drop_blobs(self, sha256s: Iterator[str] | list[str]) -> int:
-        referenced = self._referenced()
-        return sum(disk.remove_file(self.blob(s)) for s in set(sha256s) if s not in referenced)
+        doomed = [self.blob(s) for s in set(sha256s) - self._referenced()]
+        return sum(disk.remove_file(blob) + disk.remove_file(chunks_beside(blob)) for blob in doomed)
+
+
+def chunks_beside(blob: Path) -> Path:
+    """The sums of a blob's chunks, JSON with `chunk_bytes` and the list `sha256`; there for what was downloaded."""
+    return blob.with_name(f"{blob.name}{_CHUNKS}")
 
 
 def main_name(format: str, names: list[str]) -> str | None:
@@ -307,6 +316,11 @@ def _children(folder: Path) -> list[Path]:
         return []
     except OSError as exc:
         raise DiskError(f"cannot read {folder}: {exc.strerror}", hint="foundry cache location") from exc
+
+
+def _blob_name(path: Path) -> str:
+    """The sum that a file among the blobs belongs to."""
+    return path.name.removesuffix(_CHUNKS)
 
 
 def _lock_beside(path: Path) -> Path:
