@@ -52,7 +52,10 @@ def _text(value: object) -> str:
 def _path(value: object) -> Path:
     if not isinstance(value, str | Path) or not str(value).strip():
         raise ValueError("a path")
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:  # `~name` of nobody
+        raise ValueError("a path") from None
 
 
 def _optional_path(value: object) -> Path | None:
@@ -271,7 +274,10 @@ def save(path: Path, changes: Mapping[str, object]) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(document, indent=2) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # a power failure must not leave an empty file in place of the old settings
         temporary.replace(path)
     except OSError as exc:
         raise DiskError(

@@ -10,6 +10,7 @@
     │   ├── RequestTooLarge      413  the body is larger than the service reads
     │   ├── HostNotAllowed       403  the request is not from this machine, or from another site's web page
     │   ├── InvalidSetting       400  a setting from a file, the environment or a flag
+    │   ├── InvalidLock          400  a lock file that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
     │   └── MissingExtra         400  an optional part of this product is not installed
@@ -19,8 +20,10 @@
     │   └── ChecksumMismatch     400  the bytes are not the bytes that were promised
     ├── DiskError                400  the disk: full, read-only, gone
     │   ├── DiskFull             400
+    │   ├── DamagedModel         400  bytes of a version are missing or not what they were
     │   ├── ModelGone            404  an adopted model whose owner removed it
     │   └── ModelChanged         400  an adopted model whose owner changed its bytes
+    ├── LockMismatch             400  what is here is not what a lock file says
     ├── ServiceError             503  the local service
     │   ├── ServiceNotRunning    503
     │   ├── ServiceStartFailed   503
@@ -150,6 +153,12 @@ class InvalidSetting(UsageError):
     code = "invalid_setting"
 
 
+class InvalidLock(UsageError):
+    """A lock file that is not there, cannot be read, or says something that cannot be."""
+
+    code = "invalid_lock"
+
+
 class NotAModel(UsageError):
     """The file is not a model, is damaged, or is of a kind that is refused (pickle runs code when it is loaded)."""
 
@@ -221,6 +230,20 @@ class ModelChanged(DiskError):
     """The model was adopted from another tool, and its bytes are no longer those that were verified."""
 
     code = "model_changed"
+
+
+class DamagedModel(DiskError):
+    """Bytes of a version on this disk are missing, cannot be read, or are no longer what they were."""
+
+    code = "model_damaged"
+
+
+class LockMismatch(FoundryError):
+    """What is on this machine is not what a lock file says; each difference was named."""
+
+    code = "lock_mismatch"
+    status = 400
+    type = "lock_error"
 
 
 class ServiceError(FoundryError):

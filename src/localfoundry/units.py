@@ -6,6 +6,7 @@ way, so that a file and the memory it needs can be compared by eye.
 
 from __future__ import annotations
 
+import re
 from typing import NewType
 
 Bytes = NewType("Bytes", int)
@@ -14,6 +15,7 @@ Tokens = NewType("Tokens", int)
 
 _SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12,
                "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+_TIME_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def format_bytes(size: int | None) -> str:
@@ -43,6 +45,14 @@ def parse_bytes(text: str) -> Bytes:
     if size < 0:
         raise ValueError(f"{text!r} is negative; a size is at least 0")
     return Bytes(size)
+
+
+def parse_duration(text: str) -> Seconds:
+    """`30d`, `12h`, `2w`, `90min`, `45s`. Raises ValueError with the accepted forms."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|min|h|d|w)", text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write for example 30d, 12h or 2w")
+    return Seconds(float(match[1]) * _TIME_UNITS[match[2]])
 
 
 def format_duration(seconds: float) -> str:

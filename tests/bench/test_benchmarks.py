@@ -75,3 +75,10 @@ def test_proxy(command: Path) -> None:
     ]
     assert [b["side"] for b in blocks[4:6]] == ["service", "direct"], "the order alternates"
     assert [len(b["answers"]) for b in blocks[:4]] == [2, 2, 16, 16]
+
+
+def test_listing(command: Path) -> None:
+    printed, found = run("listing.py", command, "--rounds", "2", "--versions", "10")
+    assert [line["name"] for line in found["results"]][:2] == ["Store.manifests()", 'Store.find("alias")']
+    assert "goal <= 0.2" in printed
+    assert {len(values) for values in found["raw"].values()} == {2}

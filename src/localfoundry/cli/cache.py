@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 import msgspec
 
-from localfoundry import config, instance
+from localfoundry import config
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
-from localfoundry.errors import DiskError, UnknownModel, UsageError
+from localfoundry.errors import DiskError, UsageError
 from localfoundry.store.adopted import state_of
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
@@ -20,30 +21,49 @@ from localfoundry.units import format_bytes
 @click.command("list")
 @context.json_option
 def list_cache(as_json: bool) -> None:
-    """List the models on this disk."""
+    """List the models on this disk, with their last use and what several of them share."""
+    from localfoundry.store import space
+
     store = context.store(context.settings())
-    manifests = store.manifests()
+    manifests, damaged = store.contents()
+    loads = space.last_loads(store)
+    shared = space.shared_bytes(manifests)
+    partials = store.partials()
     if as_json:
-        models = [{"alias": m.alias, "id": m.id, "sizeBytes": m.size_bytes, "source": m.source, "format": m.format,
-                   "quantization": m.quantization, "license": m.license,
+        models = [{"alias": m.alias, "id": m.id, "sizeBytes": m.size_bytes, "sharedBytes": shared[m.id],
+                   "lastUsed": _moment(loads.get(m.id)), "createdAt": m.created_at, "source": m.source,
+                   "format": m.format, "quantization": m.quantization, "license": m.license,
                    "adoption": msgspec.to_builtins(state_of(store, m))} for m in manifests]  # fmt: skip
-        output.document({"models": models})
+        unfinished = [{"name": p.name, "sizeBytes": p.size_bytes, "totalBytes": p.total_bytes, "inUse": p.in_use}
+                      for p in partials]  # fmt: skip
+        broken = [{"path": str(d.path), "reason": d.reason} for d in damaged]
+        output.document({"models": models, "partials": unfinished, "damaged": broken})
         return
     if not manifests:
         output.data("No models cached on device")
     else:
-        output.data("Models cached on device:")
-        output.data(f"   {'Alias':<30} {'Model ID':<44} Size")
+        lines = ["Models cached on device:", f"   {'Alias':<30} {'Model ID':<44} {'Size':<10} {'Last use':<11} Shared"]
         for m in manifests:
+            used = (_moment(loads.get(m.id)) or "never")[:10]
+            also = format_bytes(shared[m.id]) if shared[m.id] else ""
             adoption = state_of(store, m)
             words = f"  ({adoption.words})" if adoption else ""
-            output.data(f"💾 {m.alias:<30} {m.id:<44} {format_bytes(m.size_bytes)}{words}")
-    for damaged in store.damaged():
-        output.note(f"damaged, left alone: {damaged.path} ({damaged.reason})")
-    for partial in store.partials():
+            size = format_bytes(m.size_bytes)
+            lines.append(f"💾 {m.alias:<30} {m.id:<44} {size:<10} {used:<11} {also}{words}".rstrip())
+        output.data("\n".join(lines))
+    for entry in damaged:
+        output.note(f"damaged, left alone: {entry.path} ({entry.reason})")
+    for partial in partials:
         whole = f" of {format_bytes(partial.total_bytes)}" if partial.total_bytes else ""
         state = "downloading now" if partial.in_use else "unfinished; the same download goes on from there"
         output.note(f"{partial.name}: {format_bytes(partial.size_bytes)}{whole}, {state}")
+
+
+def _moment(epoch: float | None) -> str | None:
+    """ISO 8601, UTC."""
+    if epoch is None:
+        return None
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="seconds")
 
 
 @click.command()
@@ -62,14 +82,21 @@ def _say_location(given: Settings, as_json: bool) -> None:
 
 @click.command("cd")
 @click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.option("--move", "moves", is_flag=True, help="Move the models there; after a crash the same command goes on.")
 @context.json_option
-def change_location(path: Path | None, as_json: bool) -> None:
-    """Tell where the models are, or keep them in PATH from now on. Models that are cached stay where they are."""
+def change_location(path: Path | None, moves: bool, as_json: bool) -> None:
+    """Tell where the models are, or keep them in PATH from now on. Cached models stay where they are, or move."""
     given = context.settings()
     if path is None:
+        if moves:
+            raise UsageError("--move needs the folder to move to", hint="foundry cache cd PATH --move")
         _say_location(given, as_json)
         return
     target = path.expanduser().absolute()
+    if moves:
+        _move(given, target)
+        _say_location(context.settings(), as_json)
+        return
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -78,22 +105,43 @@ def change_location(path: Path | None, as_json: bool) -> None:
         raise DiskError(f"{target} cannot be used: you may not write to it", hint="name a folder you may write to")
     config.save(given.file, {"cache_dir": target})
     _say_location(context.settings(), as_json)
+    from localfoundry import instance
+
     if instance.running(given) is not None:
         output.note("The running service keeps the old folder until it is restarted: foundry service restart")
 
 
+def _move(given: Settings, target: Path) -> None:
+    from localfoundry import instance
+    from localfoundry.cli.progress import PullProgress
+    from localfoundry.store.move import execute, plan_move
+
+    if os.environ.get("FOUNDRY_CACHE_DIR"):
+        raise UsageError(
+            "FOUNDRY_CACHE_DIR says where the models are, and a move could not change that",
+            hint="unset FOUNDRY_CACHE_DIR and try again",
+        )
+    if instance.running(given) is not None:
+        raise UsageError("the service is running and uses the models where they are", hint="foundry service stop")
+    plan = plan_move(context.store(given), target)
+    if not plan.is_switched:
+        how = "without copying" if plan.links else f"copying {format_bytes(plan.copy_bytes)}"
+        output.note(f"Moving {format_bytes(plan.total_bytes)} from {plan.source} to {plan.target}, {how}")
+    with PullProgress() as progress:
+        execute(plan, lambda to: config.save(given.file, {"cache_dir": to}), progress)
+
+
 @click.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL[:VERSION]")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 def remove(name: str, yes: bool) -> None:
-    """Remove a model from this disk."""
+    """Remove a model from this disk: the version that the name means, or the one that is named."""
+    from localfoundry.cli.versions import refuse_pinned, required
+
     given = context.settings()
     store = context.store(given)
-    manifest = context.cached(given, name)
-    if manifest is None:
-        known = context.catalog(given).find(name) is not None
-        message = f"{name} is not cached" if known else f"no cached model is called {name}"
-        raise UnknownModel(message, hint="foundry cache list")
+    manifest = required(given, name)
+    refuse_pinned(given, manifest)
     _refuse_if_loaded(given, manifest)
     question = f"Remove {manifest.id} ({format_bytes(manifest.size_bytes)}) from {given.models_dir}?"
     if not yes and not click.confirm(question):
@@ -104,34 +152,14 @@ def remove(name: str, yes: bool) -> None:
 
 
 def _refuse_if_loaded(given: Settings, manifest: Manifest) -> None:
-    if instance.running(given) is None:
-        return
-    loaded = context.with_service(given, lambda client: client.get("/openai/loadedmodels"))
-    if manifest.id in loaded:
+    if manifest.id in loaded(given):
         raise UsageError(f"{manifest.id} is loaded in the service", hint=f"foundry model unload {manifest.alias}")
 
 
-@click.command()
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only show what would go.")
-@context.json_option
-def clean(yes: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove what no model needs: unfinished downloads and leftovers. Models are never touched; see `cache remove`."""
-    store = context.store(context.settings())
-    plan = store.plan_clean()
-    paths = [*plan.leftovers, *plan.blobs, *(partial.path for partial in plan.partials)]
-    if as_json:
-        freed = 0 if dry_run or plan.is_empty else store.execute(plan)
-        output.document({"plan": [str(p) for p in paths], "planBytes": plan.size_bytes, "freedBytes": freed})
-        return
-    if plan.is_empty:
-        output.data("Nothing to clean: no unfinished downloads and no leftovers")
-        return
-    for path in paths:
-        output.data(f"would remove {path}")
-    output.data(f"{format_bytes(plan.size_bytes)} in {len(paths)} files; cached models are not touched")
-    # Without a terminal nobody can answer; what is removed here can be had again, and scripts expect it to be done.
-    if dry_run or not (yes or not output.interactive() or click.confirm("Remove them?")):
-        output.note("nothing was removed")
-        return
-    output.data(f"{format_bytes(store.execute(plan))} freed")
+def loaded(given: Settings) -> set[str]:
+    """Ids of the models that a running service has loaded."""
+    from localfoundry import instance
+
+    if instance.running(given) is None:
+        return set()
+    return set(context.with_service(given, lambda client: client.get("/openai/loadedmodels")))

@@ -58,6 +58,11 @@ MODEL = {
     "load": "loading:load",
     "unload": "loading:unload",
     "remove": "cache:remove",
+    "versions": "versions:versions",
+    "update": "versions:update",
+    "pin": "versions:pin",
+    "unpin": "versions:unpin",
+    "rollback": "versions:rollback",
     "benchmark": "bench:bench",
 }
 CACHE = {
@@ -65,7 +70,9 @@ CACHE = {
     "location": "cache:location",
     "cd": "cache:change_location",
     "remove": "cache:remove",
-    "clean": "cache:clean",
+    "clean": "clean:clean",
+    "du": "space:du",
+    "verify": "verify:verify",
 }
 SERVICE = {
     "start": "service:start",
@@ -97,6 +104,8 @@ TOP = {
     "import": "adopt:import_models",
     "status": "server:status",
     "restart": "service:restart",
+    "lock": "lock:lock",
+    "sync": "lock:sync",
     "config": "service:show_config",
     "report": "service:diag",
     "completion": "completion:completion",

@@ -135,7 +135,7 @@ def _selected(
     max_size: int | None, variants: bool,
 ) -> list[Row]:  # fmt: skip
     catalog = context.catalog(given)
-    manifests = context.store(given).manifests()
+    manifests = context.store(given).current()
     known = {v.name for m in catalog.models for v in m.variants}
     every = [*catalog.models, *own_models(manifests, known)]
     parsed = [filters.parse_filter(text) for text in filter_texts]
@@ -189,7 +189,7 @@ def search_models(text: str, wanted: str | None, sort: str, limit: int, local: b
 
     given = context.settings()
     matching = filters.search(context.catalog(given).models, text)
-    here = rows(matching, context.store(given).manifests(), every_variant=False)
+    here = rows(matching, context.store(given).current(), every_variant=False)
     hub, problem = [], None
     if not local:
         fmt = cast(Literal["gguf", "onnx"] | None, wanted)

@@ -61,6 +61,10 @@ class Engine(Protocol):
         """The worker to start. Raises InvalidSetting where a configured engine is not there."""
         ...
 
+    def version(self, settings: Settings) -> str:
+        """The version of what `command` would start, in the engine's own words; `unknown` where it does not tell."""
+        ...
+
     def account(self, log: str) -> LoadAccount:
         """Memory and time of a load, read from what the worker wrote while it loaded."""
         ...

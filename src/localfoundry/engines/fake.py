@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 
+from localfoundry import __version__
 from localfoundry.config import Settings
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
 
@@ -23,6 +24,9 @@ class FakeEngine:
         argv += ["--alias", request.model_id, "--context", str(request.context)]
         argv += ["--socket", request.endpoint.path] if request.endpoint.path else ["--port", str(request.endpoint.port)]
         return WorkerCommand(tuple(argv), "fake", "CPU", "the file is a fake model")
+
+    def version(self, settings: Settings) -> str:
+        return __version__
 
     def account(self, log: str) -> LoadAccount:
         return LoadAccount()

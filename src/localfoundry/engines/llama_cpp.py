@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,6 +36,17 @@ class LlamaCpp:
             return WorkerCommand(argv, "llama.cpp (native)", "CPU", reason)
         argv = (sys.executable, "-m", "localfoundry.workers.llama_cpp", *_bundled_arguments(request))
         return WorkerCommand(argv, "llama.cpp (bundled)", "CPU", reason)
+
+    def version(self, settings: Settings) -> str:
+        native, _ = _native_server(settings)
+        if native is not None:
+            return f"native {_told_version(native)}"
+        import importlib.metadata
+
+        try:
+            return f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
 
     def account(self, log: str) -> LoadAccount:
         found: dict[str, int] = {}
@@ -72,6 +84,16 @@ def _load_s(log: str) -> float | None:
         return None
     minutes, seconds, millis, micros = (int(part) for part in clock.groups())
     return minutes * 60 + seconds + millis / 1000 + micros / 1_000_000
+
+
+def _told_version(server: Path) -> str:
+    """`version: 6502 (abc1234)` of `llama-server --version`, which it writes to standard error."""
+    try:
+        told = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    found = re.search(r"version:\s*([^\n]+)", told.stderr + told.stdout)
+    return found[1].strip() if found else "unknown"
 
 
 def _native_server(settings: Settings) -> tuple[Path | None, str]:

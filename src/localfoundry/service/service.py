@@ -39,6 +39,7 @@ from localfoundry.service import scheduler
 from localfoundry.service.process import Worker, new_endpoint
 from localfoundry.store import adopted
 from localfoundry.store.manifest import Manifest
+from localfoundry.store.space import note_use
 from localfoundry.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -266,6 +267,7 @@ class Service:
             manifest.id, self.store.main_file(manifest), endpoint, context, self.settings.parallel, manifest.tasks
         )
         command = engine.command(request, self.settings)
+        await asyncio.to_thread(note_use, self.store, manifest)
         started = time.monotonic()
         worker = await self._start_worker(engine, command, endpoint, manifest)
         load_s = time.monotonic() - started
@@ -323,8 +325,14 @@ class Service:
             del self._models[model.id]
 
     async def unload(self, name: str) -> bool:
-        """Drain and unload one model; False where it was not loaded."""
-        model = self.loaded(name)
+        """Drain and unload one model; False where it was not loaded.
+
+        A name may mean another version by now than the one that was loaded under it: that one is then unloaded.
+        """
+        meant = self.resolve(name)
+        model = self._models.get(meant.id)
+        if model is None and meant.id.lower() != name.strip().lower():
+            model = next((m for m in self._models.values() if m.manifest.name == meant.name), None)
         if model is None:
             return False
         await self._unload(model)

@@ -119,6 +119,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def replace_bytes(target: Path, data: bytes) -> None:
+    """Let `target` hold `data`, durably and in one step: a crash leaves the old bytes or the new ones."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        with fresh.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+    sync_folder(target.parent)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Give `source` a second name; a copy where the file system has no hard links."""
     try:

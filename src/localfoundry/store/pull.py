@@ -71,6 +71,21 @@ async def pull(
     return await work.run()
 
 
+async def obtain(
+    store: Store, plan: PullPlan, file: PlannedFile, progress: Progress | None = None, *, offline: bool = False
+) -> StoredFile:
+    """One file of a plan as a blob of `store`, without making a version: a repair. Raises as `pull`."""
+    work = _Pull(store, plan, progress or Silent(), offline, Limits())
+    await in_thread(store.prepare)
+    with disk.writing(work.work):
+        await in_thread(work._empty_work)
+    try:
+        return await work._obtain(file)
+    finally:
+        with contextlib.suppress(OSError):
+            disk.remove_tree(work.work)
+
+
 class _BlobVanished(Exception):
     """A blob went away between its arrival and its use: somebody removed another version with the same bytes."""
 

@@ -5,6 +5,8 @@
     models/<name>/<version>/               manifest.json and the version's files, hard links to blobs
     partial/<key>.part .jsonl .lock        downloads that are not whole yet, their journal and their lock
     tmp/<key>/ <key>.lock                  versions being made; renamed into models/ in one step when complete
+    refs/<name>.json                       which version a name means, where that is not simply the newest
+    used/<name>@<version>                  empty; its time is that of the last load
     store.lock                             held for the moment in which versions appear or bytes are removed
 
 Reading takes no lock: a version is complete or not there. Pulling is `pull.py`. The trade-off of links: on a file
@@ -22,13 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from localfoundry.errors import DiskError, NotAModel, UsageError
+from localfoundry.errors import DiskError, UsageError
 from localfoundry.sources.names import relative_name, sha256_hex, variant_name
 from localfoundry.sources.reference import HubReference, LocalReference, QuantizedReference, looks_local, parse
-from localfoundry.store import disk
+from localfoundry.store import disk, refs
 from localfoundry.store.manifest import Manifest
+from localfoundry.store.versions import Damaged, read_versions
 
 if TYPE_CHECKING:
     from localfoundry.sources.reference import Reference
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
 _GATE_TIMEOUT_S = 120
 _CHUNKS = ".chunks"
 _PARTIAL = (".part", ".jsonl", ".new")  # the bytes, their journal, and a journal that is being replaced
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """A version whose manifest cannot be read, and why. Its files are left alone."""
-
-    path: Path
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,32 +74,52 @@ class Store:
         self.blobs = root / "blobs" / "sha256"
         self.partial = root / "partial"
         self.tmp = root / "tmp"
+        self.refs = root / "refs"
+        self.used = root / "used"
 
     # What is there
 
     def manifests(self) -> list[Manifest]:
         """Every complete version, by name and version. A damaged one is left out: see `damaged`."""
-        found = [entry for entry in self._read() if isinstance(entry, Manifest)]
-        return sorted(found, key=lambda m: (m.name.lower(), m.version))
+        return self.contents()[0]
 
     def damaged(self) -> list[Damaged]:
         """Versions that `manifests` leaves out because their manifest cannot be read."""
-        return [entry for entry in self._read() if isinstance(entry, Damaged)]
+        return self.contents()[1]
+
+    def contents(self) -> tuple[list[Manifest], list[Damaged]]:
+        """`manifests` and `damaged` in one reading of the disk."""
+        return read_versions(self.models)
+
+    def current(self) -> list[Manifest]:
+        """Of every name the version that it means, by name."""
+        decided = refs.read(self.refs)
+        return [refs.current(decided.get(name), found) for name, found in _by_name(self.manifests()).items()]
 
     def find(self, name: str) -> Manifest | None:
         """The version that `name` means, in any case; None where none is here.
 
-        In this order: `name:version`, a name, an alias (the highest version), the reference it came from, pinned or
-        not (`hf:org/repo@commit:file`, `org/repo`, `org/repo:Q4_K_M`, a path).
+        In this order: `name:version`, a name, an alias, the reference it came from, with a commit or without
+        (`hf:org/repo@commit:file`, `org/repo`, `org/repo:Q4_K_M`, a path). Of several versions the one that `refs`
+        decides on, else the newest; of several names under one alias a pinned one, else that of the newest.
         """
         wanted = name.strip().lower()
         everything = self.manifests()
         for field in ("id", "name", "alias", "source"):
             found = [m for m in everything if getattr(m, field).lower() == wanted]
             if found:
-                return max(found, key=_newest)
+                return self._meant(found, everything)
         found = _by_reference(name.strip(), everything)
-        return max(found, key=_newest) if found else None
+        return self._meant(found, everything) if found else None
+
+    def _meant(self, found: list[Manifest], everything: list[Manifest]) -> Manifest:
+        decided = refs.read(self.refs) if len(everything) > 1 else {}
+        named = {m.name: [v for v in everything if v.name == m.name] for m in found}
+        held = [n for n, versions in named.items() if n in decided and refs.holds(decided[n], versions)]
+        held = [n for n in held if refs.current(decided[n], named[n]) in found]
+        name = max(held, key=lambda n: decided[n].moved_at) if held else refs.newest(found).name
+        meant = refs.current(decided.get(name), named[name])
+        return meant if meant in found else refs.newest(m for m in found if m.name == name)
 
     def folder(self, manifest: Manifest) -> Path:
         """The folder of a version's files."""
@@ -122,6 +135,10 @@ class Store:
         """Where the bytes with this sum are, or would be."""
         return self.blobs / sha256_hex(sha256)
 
+    def used_mark(self, manifest: Manifest) -> Path:
+        """The empty file whose time is that of the version's last load."""
+        return self.used / f"{variant_name(manifest.name)}@{manifest.version}"
+
     def next_version(self, name: str) -> int:
         """The number after the highest in use, damaged ones included; 1 for a new name."""
         taken = [int(p.name) for p in _children(self.models / variant_name(name)) if p.name.isdecimal()]
@@ -129,11 +146,14 @@ class Store:
 
     def partials(self) -> list[Partial]:
         """Downloads that are not whole."""
+        # Also where only the journal is left: of a process that was killed between its last two steps.
+        keys = sorted({p.stem for p in _children(self.partial) if p.suffix in _PARTIAL})
+        if not keys:
+            return []  # and nothing imported: most lists are made without a download under way
         from localfoundry.store.journal import read_head
 
         found = []
-        # Also where only the journal is left: of a process that was killed between its last two steps.
-        for key in sorted({p.stem for p in _children(self.partial) if p.suffix in _PARTIAL}):
+        for key in keys:
             path = self.partial / f"{key}.part"
             head = read_head(path.with_suffix(".jsonl"))
             name, total = (head.name, head.total) if head else (key, None)
@@ -153,8 +173,10 @@ class Store:
             self.tmp.mkdir(parents=True, exist_ok=True)
             folder.rename(doomed)  # one step: nobody sees half a version
             freed = disk.remove_tree(doomed)
+            disk.remove_file(self.used_mark(manifest))
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()  # only where this was the last version
+                refs.forget(self, manifest.name)
             return freed + self._drop_blobs(f.sha256 for f in manifest.files)
 
     def drop_unreferenced(self, sha256s: list[str]) -> None:
@@ -164,13 +186,20 @@ class Store:
 
     def plan_clean(self) -> CleanPlan:
         """What could be removed now. While anything is pulled, whole blobs stay: the pull may be about to use them."""
-        leftovers = tuple(p for p in _children(self.tmp) if p.suffix != ".lock" and not _in_use(_lock_beside(p)))
+        leftovers = tuple(self._leftovers())
         pulling = any(p.suffix == ".lock" and _in_use(p) for p in _children(self.tmp))
         partials = tuple(p for p in self.partials() if not p.in_use)
         referenced = self._referenced()
         blobs = () if pulling else tuple(p for p in _children(self.blobs) if _blob_name(p) not in referenced)
         size = sum(p.size_bytes for p in partials) + sum(_size(p) for p in blobs)
         return CleanPlan(blobs, partials, leftovers, size + sum(disk.tree_bytes(p) for p in leftovers))
+
+    def _leftovers(self) -> Iterator[Path]:
+        """What crashes left: versions half made, locks of nobody, and new files that did not get their name."""
+        for path in _children(self.tmp):
+            if not _in_use(_lock_beside(path)) and not (path.suffix == ".lock" and path.with_suffix("").exists()):
+                yield path
+        yield from (path for path in _children(self.refs) if path.suffix == ".new")
 
     def execute(self, plan: CleanPlan) -> int:
         """Remove what the plan names and what is still unused by now. Returns the bytes freed. Raises DiskError."""
@@ -179,10 +208,11 @@ class Store:
         freed = 0
         with disk.writing(self.root), self.gate():
             for path in plan.leftovers:
-                with disk.held(_lock_beside(path)) as free:
+                lock = _lock_beside(path)
+                with disk.held(lock) as free:
                     if free:
-                        freed += disk.remove_tree(path)
-                        disk.remove_lock(_lock_beside(path))
+                        freed += disk.remove_tree(path) if path != lock else 0
+                        disk.remove_lock(lock)
             for partial in plan.partials:
                 freed += self.remove_partial(partial.key)
             now = set(self.plan_clean().blobs)
@@ -212,7 +242,9 @@ class Store:
     def gate(self) -> Iterator[None]:
         """Held while a version appears or bytes are removed, so that neither sees the other half done."""
         guard = disk.lock(self.root / "store.lock")
-        if not disk.acquire(guard, _GATE_TIMEOUT_S):
+        with disk.writing(self.root / "store.lock"):
+            free = disk.acquire(guard, _GATE_TIMEOUT_S)
+        if not free:
             raise DiskError(
                 f"another process has held {self.root / 'store.lock'} for {_GATE_TIMEOUT_S} s",
                 hint="end that foundry process and try again",
@@ -222,26 +254,14 @@ class Store:
         finally:
             guard.release()
 
-    def _read(self) -> Iterator[Manifest | Damaged]:
-        for named in _children(self.models):
-            for path in _children(named):
-                if not path.name.isdecimal():
-                    continue
-                try:
-                    yield _manifest(path)
-                except FileNotFoundError:
-                    if path.is_dir():
-                        yield Damaged(path, "manifest.json is missing")
-                except (msgspec.MsgspecError, UnicodeDecodeError, OSError, NotAModel, UsageError) as exc:
-                    yield Damaged(path, str(exc))
-
     def _referenced(self) -> set[str]:
         """Sums that a version refers to: by its manifest, or, where that is damaged, by a second name of the bytes."""
         sums = {f.sha256 for m in self.manifests() for f in m.files}
         return sums | {p.name for p in _children(self.blobs) if _links(p) > 1}
 
     def _drop_blobs(self, sha256s: Iterator[str] | list[str]) -> int:
-        doomed = [self.blob(s) for s in set(sha256s) - self._referenced()]
+        referenced = self._referenced()
+        doomed = [self.blob(s) for s in set(sha256s) if s not in referenced]
         return sum(disk.remove_file(blob) + disk.remove_file(chunks_beside(blob)) for blob in doomed)
 
 
@@ -259,19 +279,11 @@ def main_name(format: str, names: list[str]) -> str | None:
     return next((n for n in fitting if "mmproj" not in n.lower()), fitting[0] if fitting else None)
 
 
-def _manifest(folder: Path) -> Manifest:
-    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-    variant_name(manifest.name)
-    for file in manifest.files:
-        relative_name(file.name)
-        sha256_hex(file.sha256)
-    if (manifest.name, str(manifest.version)) != (folder.parent.name, folder.name):
-        raise NotAModel(f"the manifest is that of {manifest.id}")
-    return manifest
-
-
-def _newest(manifest: Manifest) -> tuple[int, str]:
-    return (manifest.version, manifest.created_at)
+def _by_name(manifests: list[Manifest]) -> dict[str, list[Manifest]]:
+    named: dict[str, list[Manifest]] = {}
+    for manifest in manifests:
+        named.setdefault(manifest.name, []).append(manifest)
+    return named
 
 
 def _by_reference(name: str, manifests: list[Manifest]) -> list[Manifest]:
@@ -324,7 +336,8 @@ def _blob_name(path: Path) -> str:
 
 
 def _lock_beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lock")
+    """The lock of something in `tmp/`; that of a lock is itself."""
+    return path if path.suffix == ".lock" else path.with_name(f"{path.name}.lock")
 
 
 def _in_use(lock: Path) -> bool:
