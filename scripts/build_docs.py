@@ -33,6 +33,7 @@ def commands_page() -> str:
         assert isinstance(group, LazyGroup)
         here = context if group is cli else click.Context(group, info_name=group.name, parent=context)
         parts.append(f"## {here.command_path}\n\n{group.help}\n")
+        parts += _options(group, here)
         for name in group.list_commands(here):
             command = group.get_command(here, name)
             if command is not None and not isinstance(command, click.Group):
@@ -45,12 +46,19 @@ def _command(command: click.Command, context: click.Context, group: LazyGroup, n
     also = f" Also: {', '.join(f'`{alias}`' for alias in others)}." if others else ""
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     lines = [f"### {context.command_path}\n", f"`{usage}`\n", f"{command.help}{also}\n"]
+    return "\n".join([*lines, *_options(command, context)])
+
+
+def _options(command: click.Command, context: click.Context) -> list[str]:
     rows = [record for p in command.get_params(context) if (record := p.get_help_record(context))]
-    if rows:
-        lines += ["| option | meaning |", "|---|---|"]
-        lines += [f"| `{_cell(flags)}` | {_cell(meaning)} |" for flags, meaning in rows]
-        lines.append("")
-    return "\n".join(lines)
+    if not rows:
+        return []
+    return [
+        "| option | meaning |",
+        "|---|---|",
+        *(f"| `{_cell(flags)}` | {_cell(meaning)} |" for flags, meaning in rows),
+        "",
+    ]
 
 
 def _cell(text: str) -> str:

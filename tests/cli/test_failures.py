@@ -131,6 +131,12 @@ def test_a_cache_folder_that_cannot_be_used(refused: Callable[..., Result], tmp_
     assert str(tmp_path / "file") in refused("service", "start", code=4, env={"FOUNDRY_HOME": place}).err
 
 
+def test_offline_for_one_command(foundry: Foundry) -> None:
+    result = foundry("--offline", "model", "download", "smollm2-135m")
+    assert result.code == 3
+    assert "offline" in result.err
+
+
 def test_without_a_network(foundry: Foundry, refused: Callable[..., Result], fake_model: Callable[..., str]) -> None:
     fake_model("parrot")
     offline = {"FOUNDRY_OFFLINE": "1"}

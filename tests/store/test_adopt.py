@@ -11,14 +11,24 @@ import pytest
 
 from harness import Foundry
 from localfoundry import config
-from localfoundry.errors import ChecksumMismatch, DiskError, FoundryError, ModelChanged, ModelGone, NotAModel
+from localfoundry.errors import (
+    ChecksumMismatch,
+    DiskError,
+    FoundryError,
+    ModelChanged,
+    ModelGone,
+    NotAModel,
+    UsageError,
+)
 from localfoundry.sources import hfcache, lmstudio, ollama
 from localfoundry.sources.owners import scan_owner, scan_path
 from localfoundry.store import adopt as adopting
-from localfoundry.store import adopted
+from localfoundry.store import adopted, space
 from localfoundry.store.adopt import adopt, plan_adoption
 from localfoundry.store.manifest import Manifest, StoredFile
+from localfoundry.store.repair import repair
 from localfoundry.store.store import Store
+from localfoundry.store.verify import verify
 from owner_stores import COMMIT, hf_repository, ollama_model, safetensors, sha256
 from tiny_gguf import tiny_gguf
 
@@ -253,3 +263,28 @@ def test_a_safetensors_folder_is_registered_and_said_not_to_run(foundry: Foundry
 def test_errors_are_ours(tmp_path: Path) -> None:
     with pytest.raises(FoundryError):
         scan_path(tmp_path / "nothing")
+
+
+def test_adopted_bytes_are_the_owners_in_every_account(store: Store, tmp_path: Path) -> None:
+    """They counted as shared with a version of our own that has the same sum, and as a copy of ours in `cache du`."""
+    source = tmp_path / "own.gguf"
+    source.write_bytes(DATA)
+    manifest = adopt(store, scan_path(source).models[0])
+    (account,) = space.measure(store).accounts
+    assert (account.shared_bytes, account.missing_bytes) == (len(DATA), 0)
+    assert account.exclusive_bytes < len(DATA)
+    assert space.shared_bytes([manifest, msgspec.structs.replace(manifest, version=2)])[manifest.id] == 0
+    (checked,) = verify(store, [manifest])
+    assert checked.is_healthy
+
+
+async def test_adopted_bytes_are_not_ours_to_repair(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "own.gguf"
+    source.write_bytes(DATA)
+    manifest = adopt(store, scan_path(source).models[0])
+    source.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
+    (checked,) = verify(store, [manifest])
+    assert not checked.is_healthy
+    with pytest.raises(UsageError, match="belongs to file"):
+        await repair(store, checked, settings=config.load())
+    assert source.read_bytes() != DATA

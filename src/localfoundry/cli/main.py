@@ -120,9 +120,12 @@ TOP = {
 )
 @click.version_option(package_name="localfoundry", message="%(version)s")
 @click.option("--license", is_flag=True, help="Show the licence of this program.")
+@click.option("--offline", is_flag=True, help="Use no network in this command; FOUNDRY_OFFLINE=1 does the same.")
 @click.pass_context
-def cli(ctx: click.Context, license: bool) -> None:
+def cli(ctx: click.Context, license: bool, offline: bool) -> None:
     """Find the right open language model for this machine, get it safely, run it, and prove the choice."""
+    if offline:
+        os.environ["FOUNDRY_OFFLINE"] = "1"
     if license:
         output.data(_LICENSE)
     elif ctx.invoked_subcommand is None:

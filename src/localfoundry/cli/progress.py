@@ -62,7 +62,8 @@ class PullProgress:
         elapsed = max(time.monotonic() - self._started, 1e-6)
         rate = (done - self._first) / elapsed
         left = f", {format_duration((self._total - done) / rate)} left" if rate > 0 and done < self._total else ""
-        output.note(f"{self._step} {self._name}: {done * 100 // self._total}% at {format_bytes(int(rate))}/s{left}")
+        speed = f" at {format_bytes(int(rate))}/s" if rate > 0 else ""
+        output.note(f"{self._step} {self._name}: {done * 100 // self._total}%{speed}{left}")
 
     def _due(self) -> bool:
         """At most a line every two seconds: a log is read by people too."""

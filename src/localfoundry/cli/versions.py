@@ -157,7 +157,7 @@ async def _update(given: Settings, manifest: Manifest, check: bool, held: bool) 
     if held:
         return _document(manifest, "pinned", upstream.changes)
     if check:
-        return _document(manifest, "available", upstream.changes) | _size(upstream)
+        return _document(manifest, "available", upstream.changes) | _unfetched(upstream)
     for note in upstream.plan.notes if upstream.plan else ():
         output.note(note)
     with PullProgress() as progress:
@@ -176,8 +176,9 @@ async def _template_of(given: Settings, plan: PullPlan) -> str | None:
     return hashlib.sha256(template.encode()).hexdigest() if template else None
 
 
-def _size(upstream: Upstream) -> dict[str, Any]:
-    return {"sizeBytes": upstream.plan.size_bytes if upstream.plan else None}
+def _unfetched(upstream: Upstream) -> dict[str, Any]:
+    size = upstream.plan.size_bytes if upstream.plan else None
+    return {"sizeBytes": size, "templateRead": upstream.template_read}
 
 
 def _document(manifest: Manifest, state: str, changes: tuple[Change, ...] = ()) -> dict[str, Any]:
@@ -207,7 +208,8 @@ def _show(document: dict[str, Any]) -> None:
             old, new = format_bytes(int(old)), format_bytes(int(new))
         output.data(f"    {change['what']}{subject}: {old} -> {new}")
     if document["state"] == "available" and not any(c["what"] == "template" for c in document["changes"]):
-        output.data("    chat template: known once it is downloaded")
+        unchanged = document["templateRead"]
+        output.data(f"    chat template: {'the same' if unchanged else 'known once it is downloaded'}")
 
 
 def refuse_pinned(given: Settings, manifest: Manifest) -> None:

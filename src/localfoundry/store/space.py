@@ -116,14 +116,19 @@ def uses(store: Store, manifests: Iterable[Manifest], loaded: Iterable[str] = ()
 
 def shared_bytes(manifests: Sequence[Manifest]) -> dict[str, int]:
     """Of each version, by id, the bytes that another version refers to as well. From the manifests alone. Pure."""
-    users = Counter(sha for m in manifests for sha in {f.sha256 for f in m.files})
+    users = _users(manifests)
     return {m.id: sum({f.sha256: f.size_bytes for f in m.files if users[f.sha256] > 1}.values()) for m in manifests}
+
+
+def _users(manifests: Sequence[Manifest]) -> Counter[str]:
+    """How many versions refer to each blob. Adopted files are no blobs: their bytes are their owner's."""
+    return Counter(sha for m in manifests for sha in {f.sha256 for f in m.files if f.external is None})
 
 
 def measure(store: Store) -> Space:
     """Account for every byte of the store, by what is on the disk and not by what manifests promise."""
     manifests = store.manifests()
-    users = Counter(sha for m in manifests for sha in {f.sha256 for f in m.files})
+    users = _users(manifests)
     accounts = tuple(_account(store, m, users) for m in manifests)
     sizes = {p.name: _size(p) for p in _files(store.blobs)}
     leftovers = store.plan_clean().leftovers
@@ -142,6 +147,11 @@ def _account(store: Store, manifest: Manifest, users: Counter[str]) -> Account:
     exclusive = shared = missing = 0
     blobs: set[str] = set()
     for file in manifest.files:
+        if file.external is not None:
+            here = _size(store.folder(manifest) / file.name)
+            shared += here  # with its owner
+            missing += 0 if here else file.size_bytes
+            continue
         blob, named = _inode(store.blob(file.sha256)), _inode(store.folder(manifest) / file.name)
         if blob is None and named is None:
             missing += file.size_bytes

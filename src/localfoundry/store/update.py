@@ -43,12 +43,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """What the source holds today, against `manifest`. `fixed`: the source is one that cannot change."""
+    """What the source holds today, against `manifest`. `fixed`: the source is one that cannot change.
+
+    `template_read`: the new chat template has been read, so where no change of it is named there is none.
+    """
 
     manifest: Manifest
     state: State
     changes: tuple[Change, ...] = ()
     plan: PullPlan | None = None
+    template_read: bool = False
 
 
 def moving_reference(manifest: Manifest, catalog_source: str | None) -> str | None:
@@ -87,12 +91,13 @@ async def ask(
     plan = _under_its_name(await resolve(reference, settings=settings), manifest)
     plan = await asyncio.to_thread(_with_local_sums, plan, manifest)
     found = changes(manifest, plan)
+    template = None
     if template_of is not None and any(c.what == "sha256" for c in found):
         template = await template_of(plan)
         if template is not None and template != manifest.chat_template_sha256:
             found = (*found, Change("template", None, manifest.chat_template_sha256, template))
     moved = any(c.what not in ("commit", "license") for c in found) or (found and _unknown_sums(plan))
-    return Upstream(manifest, "changed" if moved else "same", found, plan)
+    return Upstream(manifest, "changed" if moved else "same", found, plan, template is not None)
 
 
 def changes(manifest: Manifest, plan: PullPlan) -> tuple[Change, ...]:
