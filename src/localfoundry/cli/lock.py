@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +84,8 @@ def sync(locked: bool, path: Path, check: bool, as_json: bool) -> None:
 
 
 def _reproduce(given: Settings, wanted: Lock) -> tuple[list[str], list[tuple[LockedModel, FoundryError]]]:
+    import asyncio
+
     pulled, failures = [], []
     for model in wanted.model:
         store = context.store(given)
