@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -343,7 +344,7 @@ async def test_over_loopback_the_worker_asks_for_its_secret(
     monkeypatch.setenv("FOUNDRY_CONTEXT_LENGTH", "512")
     settings = config.load()
     settings.log_dir.mkdir(parents=True)
-    service = Service(settings, Catalog.load(), Store(settings.models_dir))
+    service = Service(settings, Catalog.load(), Store(settings.models_dir), Path(tempfile.mkdtemp()))
     body = json.dumps({"messages": HELLO, "max_tokens": 2}).encode()
     async with service.lease(STARTER) as model:
         answer = json.loads(await ask(model, "/v1/chat/completions", body))

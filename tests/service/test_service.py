@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from localfoundry.store.store import Store
 async def running(isolated: Path) -> AsyncIterator[Service]:
     settings = config.load()
     settings.log_dir.mkdir(parents=True)
-    made = Service(settings, Catalog.load(), Store(settings.models_dir))
+    sockets = Path(tempfile.mkdtemp())
+    made = Service(settings, Catalog.load(), Store(settings.models_dir), sockets)
     yield made
     await made.close()
-    assert not made.socket_dir.exists()
+    assert not sockets.exists()
 
 
 async def fake(service: Service, name: str, **switches: object) -> str:
@@ -163,7 +165,7 @@ async def test_a_model_that_is_never_ready_is_given_up(isolated: Path, monkeypat
     monkeypatch.setenv("FOUNDRY_LOAD_TIMEOUT", "1")
     settings = config.load()
     settings.log_dir.mkdir(parents=True)
-    service = Service(settings, Catalog.load(), Store(settings.models_dir))
+    service = Service(settings, Catalog.load(), Store(settings.models_dir), Path(tempfile.mkdtemp()))
     name = await fake(service, "slow", load_s=60)
     with pytest.raises(LoadFailed, match="not ready after 1 s"):
         await service.load(name)
@@ -220,7 +222,7 @@ async def test_a_full_disk_does_not_stop_a_model(isolated: Path, monkeypatch: py
     monkeypatch.setattr("logging.raiseExceptions", False)
     settings = config.load()
     settings.log_dir.mkdir(parents=True)
-    service = Service(settings, Catalog.load(), Store(settings.models_dir))
+    service = Service(settings, Catalog.load(), Store(settings.models_dir), Path(tempfile.mkdtemp()))
     name = await fake(service, "one")
     (settings.log_dir / "worker-one.log").symlink_to("/dev/full")
     model = await service.load(name)

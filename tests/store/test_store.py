@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from localfoundry.sources.plan import PlannedFile, PullPlan
-from localfoundry.store import disk
+from localfoundry.store import disk, refs
 from localfoundry.store.journal import Head, PartFile
 from localfoundry.store.manifest import Manifest, StoredFile
 from localfoundry.store.pull import pull
@@ -136,3 +136,20 @@ def test_listing_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_stamp_changes_with_every_version_and_ref(store: Store, tmp_path: Path) -> None:
+    """The service keeps what `find` said for as long as the stamp is the same."""
+    seen = [store.stamp()]
+    first = add(store, tmp_path, "one", 1)
+    seen.append(store.stamp())
+    add(store, tmp_path, "one", 2)
+    seen.append(store.stamp())
+    refs.pin(store, first)
+    seen.append(store.stamp())
+    refs.unpin(store, "one")
+    seen.append(store.stamp())
+    store.remove(first)
+    seen.append(store.stamp())
+    assert len(set(seen)) == len(seen)
+    assert store.stamp() == store.stamp()

@@ -1,38 +1,31 @@
-"""The service process: takes the lock, binds the port, reports to whoever started it, serves until it is told to stop.
+"""The service process: takes the lock, binds the port, reports to whoever started it, and only then becomes a server.
 
 What it reports is one line on standard output: `ready`, or the error that ended it. Then it lets go of that pipe, so
-that nobody who reads the starter's output waits for the daemon.
+that nobody who reads the starter's output waits for the daemon. From `ready` on, connections queue at the port while
+the server itself is still being imported, which takes most of the start.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 
-import psutil
-import uvicorn
 from filelock import BaseFileLock, Timeout
 
 from localfoundry import __version__, config, instance
-from localfoundry.api.app import create_app
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, FoundryError, PortInUse, ServiceStartFailed
-from localfoundry.service.service import Service
-from localfoundry.store.store import Store
 
 log = logging.getLogger("localfoundry.api")
 
 _LOCK_WAIT_S = 2.0  # whoever asks whether a service runs holds the lock for a moment
-_IDLE_CHECK_S = 1.0
-_CUT_OFF_AFTER_S = 8  # workers have 5 s to end
 
 
 def main() -> int:
@@ -43,102 +36,36 @@ def main() -> int:
         instance.clear_stale(settings)
         catalog = Catalog.load(settings.catalog_file)
         listener = _bind(settings)
+        socket_dir = _announce(settings, listener)
     except FoundryError as exc:
         os.write(1, instance.report_failure(exc))
         return exc.exit_code
     try:
-        _run(_serve(settings, catalog, listener))
-    except FoundryError as exc:  # from announcing it: nobody has been told "ready" yet
-        os.write(1, instance.report_failure(exc))
-        return exc.exit_code
+        from localfoundry.api.server import run
+
+        run(settings, catalog, listener, socket_dir)
     finally:
         instance.state_file(settings).unlink(missing_ok=True)
         lock.release()
     return 0
 
 
-def _run(serving: object) -> None:
-    assert asyncio.iscoroutine(serving)
-    if sys.platform == "win32":
-        asyncio.run(serving)
-    else:
-        import uvloop
-
-        uvloop.run(serving)
-
-
-async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket) -> None:
-    service = Service(settings, catalog, Store(settings.models_dir))
-    closing: list[asyncio.Task[None]] = []
-
-    def shutdown() -> None:
-        """Take no more connections, and drain. A worker that still answers after that is ended, which ends its
-        streams with an error event; the server's own timeout, which cuts them off, is for what then remains."""
-        server.should_exit = True
-        if not closing:
-            closing.append(asyncio.create_task(service.close(settings.drain_timeout_s)))
-
-    app = create_app(service, shutdown)
-    options = uvicorn.Config(
-        app,
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        h11_max_incomplete_event_size=65536,
-        timeout_graceful_shutdown=settings.drain_timeout_s + _CUT_OFF_AFTER_S,
-    )
-    server = _Server(options)
-    _on_signals(shutdown)
-    _announce(settings, listener, service)
-    stopper = asyncio.create_task(_stop_when_idle(service, shutdown)) if settings.idle_timeout_s else None
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        if stopper is not None:
-            stopper.cancel()
-        await asyncio.gather(*closing)
-        await service.close()
-        log.info("stopped")
-
-
-def _on_signals(shutdown: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if sys.platform == "win32":  # its loop has no signal handlers
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(shutdown))
-        else:
-            loop.add_signal_handler(number, shutdown)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling: it would raise the signal again after the shutdown."""
-
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        import contextlib
-
-        return contextlib.nullcontext()
-
-
-def _announce(settings: Settings, listener: socket.socket, service: Service) -> None:
+def _announce(settings: Settings, listener: socket.socket) -> Path:
+    """Tell everyone where the service is, and return the folder of its workers' sockets. Raises DiskError."""
+    # Made with mode 0700. In the system's folder for temporary files: the path of a socket must be short.
+    socket_dir = Path(tempfile.mkdtemp(prefix=instance.SOCKET_DIR_PREFIX))
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    state = instance.ServiceState(
-        os.getpid(), f"http://{host}:{port}", time.time(), __version__, str(service.socket_dir)
-    )
-    instance.write_state(settings, state)
+    state = instance.ServiceState(os.getpid(), f"http://{host}:{port}", time.time(), __version__, str(socket_dir))
+    try:
+        instance.write_state(settings, state)
+    except DiskError:
+        socket_dir.rmdir()
+        raise
     log.info("localfoundry %s listens on %s, models in %s", __version__, state.url, settings.models_dir)
     os.write(1, b"ready\n")
     os.dup2(2, 1)
-
-
-async def _stop_when_idle(service: Service, shutdown: Callable[[], None]) -> None:
-    while True:
-        await asyncio.sleep(_IDLE_CHECK_S)
-        if not service.at_work and time.monotonic() - service.last_request > service.settings.idle_timeout_s:
-            log.info("stopping: no request for %d s", service.settings.idle_timeout_s)
-            shutdown()
-            return
+    return socket_dir
 
 
 def _settings() -> Settings:
@@ -188,6 +115,8 @@ def _bind(settings: Settings) -> socket.socket:
 
 
 def _holder(port: int) -> str:
+    import psutil
+
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:

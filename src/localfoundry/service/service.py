@@ -15,7 +15,6 @@ import contextlib
 import functools
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -34,7 +33,6 @@ from localfoundry.errors import (
     ServiceStopping,
     UnknownModel,
 )
-from localfoundry.instance import SOCKET_DIR_PREFIX
 from localfoundry.service import scheduler
 from localfoundry.service.process import Worker, new_endpoint
 from localfoundry.store import adopted
@@ -46,6 +44,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT = 8192
 _STOP_GRACE_S = 5.0
+_MOST_RESOLVED = 1000  # spellings of names that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,8 @@ class _Load:
 class Service:
     """See the module. `close` before the loop ends."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, store: Store) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog, store: Store, socket_dir: Path) -> None:
+        """`socket_dir`: a private folder (mode 0700) with a short path, removed by `close`."""
         self.settings = settings
         self.catalog = catalog
         self.store = store
@@ -107,18 +107,15 @@ class Service:
         self.last_request = time.monotonic()
         self.requests = 0
         self.at_work = 0  # loads, answers and downloads under way
-        # mkdtemp makes it 0700; the path is short enough for a socket
-        self._socket_dir = Path(tempfile.mkdtemp(prefix=SOCKET_DIR_PREFIX))
+        self._socket_dir = socket_dir
+        self._resolved: dict[str, Manifest] = {}  # of the store as it was at `_stamp`: every request asks
+        self._stamp: tuple[object, ...] = ()
         self._models: dict[str, LoadedModel] = {}
         self._loads: dict[str, _Load] = {}
         self._switching = asyncio.Lock()  # first come, first served
         self._background: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
-
-    @property
-    def socket_dir(self) -> Path:
-        return self._socket_dir
 
     @property
     def models(self) -> list[LoadedModel]:
@@ -132,6 +129,15 @@ class Service:
         """
         if not name:
             raise InvalidRequest("model is empty", param="model", hint="foundry model list")
+        stamp = self.store.stamp()
+        if stamp != self._stamp or len(self._resolved) > _MOST_RESOLVED:
+            self._stamp = stamp
+            self._resolved.clear()
+        if name not in self._resolved:
+            self._resolved[name] = self._find(name)
+        return self._resolved[name]
+
+    def _find(self, name: str) -> Manifest:
         found = self.store.find(name)
         if found is not None:
             return found

@@ -112,6 +112,16 @@ class Store:
         found = _by_reference(name.strip(), everything)
         return self._meant(found, everything) if found else None
 
+    def stamp(self) -> tuple[object, ...]:
+        """A value that is another one after a version or a ref has come, gone or moved: for keeping what `find` said.
+
+        Times and link counts of the folders, because a version appears and goes by one rename in them.
+        """
+        marks: list[object] = [_folder_mark(self.models), _folder_mark(self.refs)]
+        with contextlib.suppress(OSError), os.scandir(self.models) as entries:
+            marks += [(entry.name, _folder_mark(entry)) for entry in entries]
+        return tuple(marks)
+
     def _meant(self, found: list[Manifest], everything: list[Manifest]) -> Manifest:
         decided = refs.read(self.refs) if len(everything) > 1 else {}
         named = {m.name: [v for v in everything if v.name == m.name] for m in found}
@@ -319,6 +329,14 @@ def _has_quantization(manifest: Manifest, quantization: str) -> bool:
     if manifest.quantization is not None:
         return manifest.quantization.lower() == quantization.lower()
     return any(quantization.lower() in f.name.lower() for f in manifest.files)
+
+
+def _folder_mark(folder: Path | os.DirEntry[str]) -> tuple[int, int] | None:
+    try:
+        info = folder.stat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_nlink
 
 
 def _children(folder: Path) -> list[Path]:
