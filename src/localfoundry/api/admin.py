@@ -22,7 +22,7 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
         data = await requests.body(request, service.settings.max_body_bytes)
         wanted = requests.parse(data, requests.LoadBody)
         _check_device(wanted.device)
-        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.device)
+        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context)
         before = service.loaded(wanted.model)
         model = await service.load(wanted.model, options)
         return JSONResponse(describe(model) | {"already_loaded": model is before})

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from localfoundry.errors import NotAModel
+from localfoundry.errors import DiskError, NotAModel
 
 MAX_HEADER_BYTES = 64 * 2**20  # the largest vocabularies in use make headers of about 16 MiB
 MAX_STRING_BYTES = 16 * 2**20
@@ -18,6 +19,7 @@ MAX_STRINGS = 4 * 2**20  # in all arrays together
 MAX_KEPT_NUMBERS = 2**18  # in all arrays together: a byte of the file becomes an object of 8 or more
 
 _WINDOW_BYTES = 2**20
+_T = TypeVar("_T")
 
 Read = Callable[[int, int], bytes]
 """`read(offset, size)` gives `size` bytes from `offset`, or fewer where the file ends."""
@@ -88,3 +90,19 @@ class Cursor:
         self._window = self._read(self.offset, max(size, _WINDOW_BYTES))
         if len(self._window) < size:
             raise NotAModel(f"GGUF file is cut short: it ends within its header, at byte {self._start:,}")
+
+
+def of_file(path: Path, header: Callable[[Read, int], _T]) -> _T:
+    """What `header` reads from a file on disk. Raises NotAModel with the name of the file, and DiskError."""
+    try:
+        with path.open("rb") as file:
+
+            def read(offset: int, size: int) -> bytes:
+                file.seek(offset)
+                return file.read(size)
+
+            return header(read, path.stat().st_size)
+    except OSError as exc:
+        raise DiskError(f"cannot read {path}: {exc.strerror}") from exc
+    except NotAModel as exc:
+        raise NotAModel(f"{path.name}: {exc.message}", hint=exc.hint) from exc

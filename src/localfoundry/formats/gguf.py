@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from localfoundry.catalog.model import Architecture
-from localfoundry.errors import DiskError, NotAModel
-from localfoundry.formats.cursor import MAX_HEADER_BYTES, MAX_STRING_BYTES, Cursor, Read
+from localfoundry.errors import NotAModel
+from localfoundry.formats.cursor import MAX_HEADER_BYTES, MAX_STRING_BYTES, Cursor, Read, of_file
 
 MAGIC = b"GGUF"
 MAX_KEYS = 16_384
@@ -147,18 +147,7 @@ class _Tensor(msgspec.Struct, frozen=True):
 
 def read_gguf(path: Path) -> GgufHeader:
     """The header of a file on disk. Raises NotAModel, or DiskError where the file cannot be read."""
-    try:
-        with path.open("rb") as file:
-
-            def read(offset: int, size: int) -> bytes:
-                file.seek(offset)
-                return file.read(size)
-
-            return read_header(read, path.stat().st_size)
-    except OSError as exc:
-        raise DiskError(f"cannot read {path}: {exc.strerror}") from exc
-    except NotAModel as exc:
-        raise NotAModel(f"{path.name}: {exc.message}", hint=exc.hint) from exc
+    return of_file(path, read_header)
 
 
 def read_header(read: Read, file_size_bytes: int | None = None) -> GgufHeader:

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from localfoundry.errors import DiskError, NotAModel
+from localfoundry.errors import NotAModel
 from localfoundry.formats.bounded_json import count, parse_object
-from localfoundry.formats.cursor import Read
+from localfoundry.formats.cursor import Read, of_file
 
 MAX_HEADER_BYTES = 32 * 2**20  # the reference accepts 100 MB; headers of the largest models have 2 MB
 MAX_TENSORS = 65_536
@@ -47,18 +47,7 @@ class SafetensorsHeader(msgspec.Struct, frozen=True):
 
 def read_safetensors(path: Path) -> SafetensorsHeader:
     """The header of a file on disk. Raises NotAModel, or DiskError where the file cannot be read."""
-    try:
-        with path.open("rb") as file:
-
-            def read(offset: int, size: int) -> bytes:
-                file.seek(offset)
-                return file.read(size)
-
-            return read_header(read, path.stat().st_size)
-    except OSError as exc:
-        raise DiskError(f"cannot read {path}: {exc.strerror}") from exc
-    except NotAModel as exc:
-        raise NotAModel(f"{path.name}: {exc.message}", hint=exc.hint) from exc
+    return of_file(path, read_header)
 
 
 def read_header(read: Read, file_size_bytes: int | None = None) -> SafetensorsHeader:

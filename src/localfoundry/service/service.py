@@ -54,7 +54,6 @@ class LoadOptions:
     retain: bool = False
     ttl_s: int | None = None
     context: int | None = None
-    device: str | None = None
 
 
 @dataclass(slots=True)
@@ -105,7 +104,6 @@ class Service:
         self.store = store
         self.started_at = time.time()
         self.last_request = time.monotonic()
-        self.requests = 0
         self.at_work = 0  # loads, answers and downloads under way
         self._socket_dir = socket_dir
         self._resolved: dict[str, Manifest] = {}  # of the store as it was at `_stamp`: every request asks
@@ -158,7 +156,6 @@ class Service:
     @contextlib.asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[LoadedModel]:
         """The model, loaded and kept loaded for as long as the lease is held. Raises as `load`."""
-        self.requests += 1
         with self.working():
             model = await self._leased(name, None)
             try:
