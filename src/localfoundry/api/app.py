@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,7 +13,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localfoundry.api import admin, download, foundry, openai
+from localfoundry.api import admin, download, exchange, foundry, openai
+from localfoundry.api.exchange import Exchange, Observer
 from localfoundry.api.security import LocalOnly
 from localfoundry.errors import FoundryError
 from localfoundry.service.service import Service
@@ -20,8 +22,11 @@ from localfoundry.service.service import Service
 log = logging.getLogger(__name__)
 
 
-def create_app(service: Service, shutdown: Callable[[], None]) -> ASGIApp:
-    """The application for one service. `shutdown` is called when a client asks the service to stop."""
+def create_app(service: Service, shutdown: Callable[[], None], observers: Sequence[Observer] = ()) -> ASGIApp:
+    """The application for one service. `shutdown` is called when a client asks the service to stop.
+
+    Every observer is told of every request at its end; it must not block or raise.
+    """
     routes = [
         *openai.routes(service),
         *foundry.routes(service),
@@ -29,36 +34,47 @@ def create_app(service: Service, shutdown: Callable[[], None]) -> ASGIApp:
         *admin.routes(service, shutdown),
     ]
     router = Router(routes, redirect_slashes=False, default=_not_found)
-    return ErrorShape(LocalOnly(router))
+    return ErrorShape(LocalOnly(router), observers)
 
 
 class ErrorShape:
     """Outermost layer: every error leaves as `{"error": {...}}`, every answer carries a request id."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
         self.app = app
+        self.observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         scope["app"] = self  # the router then raises "method not allowed" and does not answer it in a form of its own
         request_id = secrets.token_hex(8)
+        known = exchange.begin(scope, request_id)
         started = False
 
         async def tagged(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                known.status = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
             await self.app(scope, receive, tagged)
         except Exception as exc:  # the one handler for HTTP
+            known.outcome = exc.code if isinstance(exc, FoundryError) else "internal_error"
             answer = _answer(exc, scope, request_id)
             if started:
                 raise  # nothing can be said any more; the server closes the connection
             await answer(scope, receive, tagged)
+        finally:
+            self._ended(known)
+
+    def _ended(self, known: Exchange) -> None:
+        known.ended = time.monotonic()
+        for observer in self.observers:
+            observer(known)
 
 
 def _answer(exc: Exception, scope: Scope, request_id: str) -> JSONResponse:

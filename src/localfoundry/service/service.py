@@ -34,6 +34,7 @@ from localfoundry.errors import (
     UnknownModel,
 )
 from localfoundry.service import scheduler
+from localfoundry.service.events import Listener, ModelEvent
 from localfoundry.service.process import Worker, new_endpoint
 from localfoundry.store import adopted
 from localfoundry.store.manifest import Manifest
@@ -105,6 +106,7 @@ class Service:
         self.started_at = time.time()
         self.last_request = time.monotonic()
         self.at_work = 0  # loads, answers and downloads under way
+        self.listeners: list[Listener] = []
         self._socket_dir = socket_dir
         self._resolved: dict[str, Manifest] = {}  # of the store as it was at `_stamp`: every request asks
         self._stamp: tuple[object, ...] = ()
@@ -290,6 +292,7 @@ class Service:
         self._models[manifest.id] = model
         worker.exited.add_done_callback(lambda _: self._forget(model))
         self._watch_expiry()
+        self._tell(ModelEvent("loaded", manifest.id, model.load_s))
         log.info("loaded %s with %s in %.2f s", manifest.id, command.engine, model.load_s)
         return model
 
@@ -354,7 +357,12 @@ class Service:
             waiting.cancel()
         self._forget(model)
         await model.worker.stop(_STOP_GRACE_S)
+        self._tell(ModelEvent("unloaded", model.id))
         log.info("unloaded %s", model.id)
+
+    def _tell(self, event: ModelEvent) -> None:
+        for listener in self.listeners:
+            listener(event)
 
     def _watch_expiry(self) -> None:
         if self._expiry is not None:

@@ -1,0 +1,22 @@
+"""What happens to models in the service, as values: told to whoever listens (logs, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    """One event. `kind`: loaded, load_failed, unloaded, evicted (for the room), expired (idle), crashed or hung.
+
+    `seconds`: how long a load took. `reason`: words for a person.
+    """
+
+    kind: str
+    model: str
+    seconds: float = 0.0
+    reason: str = ""
+
+
+Listener = Callable[[ModelEvent], None]
