@@ -184,6 +184,59 @@ class Settings:
         _integer(1, 16),
         "Connections to fetch one file with, where the server can deliver parts of it.",
     )
+    memory_limit_bytes: int = option(
+        0,
+        "memoryLimitBytes",
+        "FOUNDRY_MEMORY_LIMIT",
+        _integer(0, 2**50),
+        "Memory that models and all other processes may use together; 0 takes what the machine or container has.",
+        "bytes",
+    )
+    memory_reserve_bytes: int = option(
+        512_000_000,
+        "memoryReserveBytes",
+        "FOUNDRY_MEMORY_RESERVE",
+        _integer(0, 2**50),
+        "Memory that loads leave free.",
+        "bytes",
+    )
+    retain_models: bool = option(
+        False,
+        "retainModels",
+        "FOUNDRY_RETAIN_MODELS",
+        _boolean,
+        "Keep other models loaded, as far as memory allows, when another one is asked for.",
+    )
+    keep_state: bool = option(
+        False,
+        "keepState",
+        "FOUNDRY_KEEP_STATE",
+        _boolean,
+        "Save a model's conversations to disk when it is unloaded for another one, and go on from there.",
+    )
+    queue_length: int = option(
+        256,
+        "queueLength",
+        "FOUNDRY_QUEUE_LENGTH",
+        _integer(1, 100_000),
+        "Requests that may wait for one model; more are refused with status 429.",
+    )
+    queue_timeout_s: int = option(
+        600,
+        "queueTimeoutSeconds",
+        "FOUNDRY_QUEUE_TIMEOUT",
+        _integer(1, 86_400),
+        "Refuse a request that has waited so long for its model, its load included.",
+        "seconds",
+    )
+    hang_timeout_s: int = option(
+        300,
+        "hangTimeoutSeconds",
+        "FOUNDRY_HANG_TIMEOUT",
+        _integer(1, 86_400),
+        "Replace a worker that has given no sign of life for so long.",
+        "seconds",
+    )
     log_level: str = option(
         "information", "defaultLogLevel", "FOUNDRY_LOG_LEVEL", _level, "What the service writes to its log."
     )

@@ -13,7 +13,8 @@
     │   ├── InvalidLock          400  a lock file that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
-    │   └── MissingExtra         400  an optional part of this product is not installed
+    │   ├── MissingExtra         400  an optional part of this product is not installed
+    │   └── InsufficientMemory   400  the model does not fit the memory, whatever is unloaded
     ├── SourceError              400  the place a model comes from
     │   ├── SourceUnreachable    400  no network, no answer, no such host
     │   ├── SourceRefused        400  gated, private, or not there
@@ -28,9 +29,12 @@
     │   ├── ServiceNotRunning    503
     │   ├── ServiceStartFailed   503
     │   ├── PortInUse            503
+    │   ├── QueueFull            429  too many requests wait for the model already
+    │   ├── QueueTimeout         503  the request has waited too long for its model
     │   └── ServiceStopping      503
     └── EngineError              500  an engine or its worker
         ├── LoadFailed           400  the engine refused the model; trying again will not help
+        │   └── OutOfMemory      400  the engine did not get the memory that was predicted to be there
         └── WorkerCrashed        503  the worker ended while it was needed; the next request loads it again
 
 Permanent failures are not 5xx, because OpenAI clients retry 408, 409, 429 and >= 500 by themselves.
@@ -177,6 +181,32 @@ class MissingExtra(UsageError):
     code = "missing_extra"
 
 
+class InsufficientMemory(UsageError):
+    """The model does not fit this machine's memory even when everything is unloaded that may be.
+
+    `need_bytes` is what the load takes as predicted or measured before, `free_bytes` what there would be for it.
+    """
+
+    code = "insufficient_memory"
+
+    def __init__(
+        self, message: str, *, need_bytes: int = 0, free_bytes: int = 0, largest_context: int | None = None,
+        hint: str | None = None, param: str | None = "model",
+    ) -> None:  # fmt: skip
+        super().__init__(message, hint=hint, param=param)
+        self.need_bytes = need_bytes
+        self.free_bytes = free_bytes
+        self.largest_context = largest_context
+
+    def to_openai(self) -> dict[str, object]:
+        body = super().to_openai()
+        error = body["error"]
+        assert isinstance(error, dict)
+        error |= {"need_bytes": self.need_bytes, "free_bytes": self.free_bytes}
+        error["largest_context"] = self.largest_context
+        return body
+
+
 class SourceError(FoundryError):
     """The place a model comes from could not deliver it."""
 
@@ -276,6 +306,19 @@ class PortInUse(ServiceError):
     code = "port_in_use"
 
 
+class QueueFull(ServiceError):
+    """So many requests wait for the model that one more is not kept. Clients may try again later."""
+
+    code = "queue_full"
+    status = 429
+
+
+class QueueTimeout(ServiceError):
+    """The request waited for its model, or for a free place there, until its time was over. Nothing was generated."""
+
+    code = "queue_timeout"
+
+
 class ServiceStopping(ServiceError):
     """The service is shutting down and takes no new work."""
 
@@ -295,6 +338,12 @@ class LoadFailed(EngineError):
 
     code = "load_failed"
     status = 400
+
+
+class OutOfMemory(LoadFailed):
+    """The engine did not get the memory it asked for, although the prediction said that it was there."""
+
+    code = "out_of_memory"
 
 
 class WorkerCrashed(EngineError):

@@ -24,7 +24,7 @@ from localfoundry.api.proxy import ask
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.engines.base import Endpoint
 from localfoundry.errors import WorkerCrashed
-from localfoundry.service import service as service_module
+from localfoundry.service import loading
 from localfoundry.service import upstream
 from localfoundry.service.service import Service
 from localfoundry.store.manifest import Manifest
@@ -340,7 +340,7 @@ async def test_over_loopback_the_worker_asks_for_its_secret(
             probe.bind(("127.0.0.1", 0))
             return Endpoint(port=probe.getsockname()[1], secret="s3cret")
 
-    monkeypatch.setattr(service_module, "new_endpoint", loopback)
+    monkeypatch.setattr(loading, "new_endpoint", loopback)
     monkeypatch.setenv("FOUNDRY_CONTEXT_LENGTH", "512")
     settings = config.load()
     settings.log_dir.mkdir(parents=True)

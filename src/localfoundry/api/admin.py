@@ -11,26 +11,28 @@ from starlette.routing import Route
 
 from localfoundry.api import requests
 from localfoundry.errors import InvalidRequest
-from localfoundry.service.service import LoadedModel, LoadOptions, Service, resident_bytes
+from localfoundry.service.loading import LoadedModel
+from localfoundry.service.memory import resident_bytes
+from localfoundry.service.service import LoadOptions, Service
 
 
 def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
     async def ps(_: Request) -> JSONResponse:
-        return JSONResponse([describe(model) for model in service.models])
+        return JSONResponse([describe(service, model) for model in service.models])
 
     async def load(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         wanted = requests.parse(data, requests.LoadBody)
         _check_device(wanted.device)
-        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context)
+        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.pin, wanted.keep_state)
         before = service.loaded(wanted.model)
         model = await service.load(wanted.model, options)
-        return JSONResponse(describe(model) | {"already_loaded": model is before})
+        return JSONResponse(describe(service, model) | {"already_loaded": model is before})
 
     async def unload(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
-        wanted = requests.parse(data, requests.LoadBody)
-        return JSONResponse({"unloaded": await service.unload(wanted.model)})
+        wanted = requests.parse(data, requests.UnloadBody)
+        return JSONResponse({"unloaded": await service.unload(wanted.model, force=wanted.force)})
 
     async def stop(_: Request) -> JSONResponse:
         shutdown()
@@ -44,7 +46,7 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
     ]
 
 
-def describe(model: LoadedModel) -> dict[str, object]:
+def describe(service: Service, model: LoadedModel) -> dict[str, object]:
     """A loaded model for reporting. Sizes in bytes, times in seconds; `engine_load_s` is the engine's own figure."""
     idle = time.monotonic() - model.last_used
     return {
@@ -53,7 +55,7 @@ def describe(model: LoadedModel) -> dict[str, object]:
         "engine": model.command.engine,
         "device": model.command.device,
         "engine_reason": model.command.reason,
-        "state": "draining" if model.draining else model.worker.state,
+        "state": model.state,
         "pid": model.worker.pid,
         "socket": model.worker.endpoint.path,
         "context": model.context,
@@ -61,8 +63,10 @@ def describe(model: LoadedModel) -> dict[str, object]:
         "tasks": list(model.manifest.tasks),
         "load_s": model.load_s,
         "engine_load_s": model.engine_load_s,
-        "memory": {**model.memory, "process": resident_bytes(model.worker.pid)},
+        "memory": {**model.memory, "process": resident_bytes(model.worker.pid), "claimed": model.claim_bytes},
         "requests_running": model.in_flight,
+        "requests_waiting": service.waiting(model.id),
+        "pinned": model.pinned,
         "ttl_s": model.ttl_s,
         "ttl_left_s": max(model.ttl_s - idle, 0.0) if model.ttl_s and not model.in_flight else None,
         "quantization": model.manifest.quantization,

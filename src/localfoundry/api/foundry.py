@@ -20,7 +20,8 @@ from localfoundry.catalog.filters import preferred_variant
 from localfoundry.catalog.foundry import foundry_entry
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.errors import InvalidRequest
-from localfoundry.service.service import LoadOptions, Service, resident_bytes
+from localfoundry.service.memory import resident_bytes
+from localfoundry.service.service import LoadOptions, Service
 from localfoundry.store.manifest import Manifest
 
 
@@ -83,7 +84,8 @@ def _first_generation(service: Service) -> list[Route]:
         return Response(status_code=200)
 
     async def unload(request: Request) -> Response:
-        await service.unload(request.path_params["name"])
+        force = request.query_params.get("force", "").lower() == "true"
+        await service.unload(request.path_params["name"], force=force)
         return Response(status_code=200)
 
     async def unload_all(_: Request) -> Response:

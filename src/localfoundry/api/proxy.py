@@ -26,7 +26,8 @@ from localfoundry.errors import (
     WorkerCrashed,
 )
 from localfoundry.service import upstream
-from localfoundry.service.service import LoadedModel, Service
+from localfoundry.service.loading import LoadedModel
+from localfoundry.service.service import Service
 
 log = logging.getLogger(__name__)
 

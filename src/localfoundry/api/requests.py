@@ -78,10 +78,19 @@ class LoadBody(msgspec.Struct, kw_only=True):
     """`POST /foundry/load`, our own: what `foundry model run` asks for."""
 
     model: str
-    retain: bool = False
+    retain: bool | None = None
     ttl: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_TTL_S)] | None = None
     context: Count | None = None
     device: str | None = None
+    pin: bool | None = None
+    keep_state: bool | None = None
+
+
+class UnloadBody(msgspec.Struct, kw_only=True):
+    """`POST /foundry/unload`; `force` cuts answers in flight."""
+
+    model: str
+    force: bool = False
 
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from localfoundry.cli import output
 from localfoundry.cli.answer import Answer, Printer, Sampling, stream_chat
-from localfoundry.cli.loading import load_model
+from localfoundry.cli.loading import Wish, load_model
 from localfoundry.client import ServiceClient
 from localfoundry.config import Settings
 from localfoundry.errors import FoundryError
@@ -94,7 +94,7 @@ class Conversation:
 
     def _switch(self, name: str) -> None:
         if name:
-            self.loaded = load_model(self.given, name, retain=False, ttl=None, ctx=None, device=None)
+            self.loaded = load_model(self.given, name, Wish())
         output.data(f"Model: {self.loaded['id']}")
 
     def _save(self, name: str) -> None:

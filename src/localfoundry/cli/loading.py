@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
@@ -13,10 +14,21 @@ from localfoundry.errors import ModelNotCached, UsageError
 from localfoundry.units import format_bytes
 
 
-def load_model(given: Settings, name: str, *, retain: bool, ttl: int | None, ctx: int | None,
-               device: str | None) -> dict[str, Any]:  # fmt: skip
+@dataclass(frozen=True)
+class Wish:
+    """What a person asks of a load, by the names of `POST /foundry/load`; None: what the settings say."""
+
+    retain: bool | None = None
+    ttl: int | None = None
+    context: int | None = None
+    device: str | None = None
+    keep_state: bool | None = None
+    pin: bool | None = None
+
+
+def load_model(given: Settings, name: str, wish: Wish) -> dict[str, Any]:
     """Load through the running service and return its account of it. Raises the service's errors."""
-    body: dict[str, object] = {"model": name, "retain": retain, "ttl": ttl, "context": ctx, "device": device}
+    body: dict[str, object] = {"model": name, **asdict(wish)}
     loaded: dict[str, Any] = context.with_service(given, lambda client: client.post("/foundry/load", body))
     return loaded
 
@@ -40,8 +52,13 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
 @click.option("--ttl", type=click.IntRange(0), help="Seconds after which it is unloaded when idle; 0 never.")
 @click.option("--ctx", type=click.IntRange(1), help="Context to load it with, in tokens.")
 @click.option("--device", help="CPU, GPU or NPU.")
+@click.option("--pin/--no-pin", default=None, help="Never unload it for being idle or for the room.")
+@click.option("--keep-state", is_flag=True, default=None, help="Save its conversations when another model replaces it.")
 @context.json_option
-def load(model: str, ttl: int | None, ctx: int | None, device: str | None, as_json: bool) -> None:
+def load(
+    model: str, ttl: int | None, ctx: int | None, device: str | None, pin: bool | None, keep_state: bool | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Load a model in the service, beside those that are loaded."""
     given = context.settings()
     if context.cached(given, model) is None:
@@ -51,7 +68,7 @@ def load(model: str, ttl: int | None, ctx: int | None, device: str | None, as_js
         instance.start(given)
     else:
         service.started(given)
-    loaded = load_model(given, model, retain=True, ttl=ttl, ctx=ctx, device=device)
+    loaded = load_model(given, model, Wish(True, ttl, ctx, device, keep_state, pin))
     if as_json:
         output.document(loaded)
     else:
@@ -61,8 +78,9 @@ def load(model: str, ttl: int | None, ctx: int | None, device: str | None, as_js
 @click.command()
 @click.argument("model", required=False)
 @click.option("--all", "every", is_flag=True, help="Unload every model.")
+@click.option("--force", is_flag=True, help="Do not wait for answers in flight: cut them.")
 @context.json_option
-def unload(model: str | None, every: bool, as_json: bool) -> None:
+def unload(model: str | None, every: bool, force: bool, as_json: bool) -> None:
     """Unload a model. Answers in flight are finished first."""
     given = context.settings()
     if (model is None) != every:
@@ -73,7 +91,9 @@ def unload(model: str | None, every: bool, as_json: bool) -> None:
             context.with_service(given, lambda client: client.get("/openai/unloadall"))
             done = True
         else:
-            answer = context.with_service(given, lambda client: client.post("/foundry/unload", {"model": model}))
+            answer = context.with_service(
+                given, lambda client: client.post("/foundry/unload", {"model": model, "force": force})
+            )
             done = answer["unloaded"]
     elif model is not None and context.cached(given, model) is None:
         context.catalog(given).require(model)

@@ -11,7 +11,7 @@ import click
 from localfoundry import instance
 from localfoundry.cli import context, output
 from localfoundry.cli.answer import Sampling, ask, complete_text
-from localfoundry.cli.loading import load_model, show_account
+from localfoundry.cli.loading import Wish, load_model, show_account
 from localfoundry.cli.pull import pull_model
 from localfoundry.config import Settings
 from localfoundry.errors import InvalidRequest
@@ -37,11 +37,13 @@ def _load_options(command: F) -> F:
         click.option("--prompt", "-p", help="Answer this and end."),
         click.option("--system", help="System prompt."),
         click.option("--verbose", "-v", is_flag=True, help="Say what is loaded, by what, where, and how fast it is."),
-        click.option("--retain", type=bool, is_flag=False, flag_value=True, default=False, metavar="true|false",
+        click.option("--retain", type=bool, is_flag=False, flag_value=True, default=None, metavar="true|false",
                      help="Keep other models loaded."),
         click.option("--ttl", type=click.IntRange(0), help="Seconds after which it is unloaded when idle; 0 never."),
         click.option("--device", help="CPU, GPU or NPU."),
         click.option("--ctx", type=click.IntRange(1), help="Context to load it with, in tokens."),
+        click.option("--keep-state", is_flag=True, default=None,
+                     help="Save its conversations when another model replaces it, and go on from there."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -54,14 +56,14 @@ def _load_options(command: F) -> F:
 @_sampling_options
 @context.json_option
 def run_model(
-    model: str, prompt: str | None, system: str | None, verbose: bool, retain: bool, ttl: int | None,
-    device: str | None, ctx: int | None, as_json: bool, **sampling: Any,
+    model: str, prompt: str | None, system: str | None, verbose: bool, retain: bool | None, ttl: int | None,
+    device: str | None, ctx: int | None, keep_state: bool | None, as_json: bool, **sampling: Any,
 ) -> None:  # fmt: skip
     """Run a model: download it if needed, load it, and chat, or answer a prompt or what is piped in."""
     _check_prompt(prompt)
     given = context.settings()
     session = _Session(given, model, verbose=verbose, quiet=as_json)
-    session.make_ready(retain=retain, ttl=ttl, device=device, ctx=ctx)
+    session.make_ready(Wish(retain, ttl, ctx, device, keep_state))
     options = Sampling(system=system, **sampling)
     if prompt is None and verbose and not as_json and not _has_terminal():
         from localfoundry.cli.chat import greet
@@ -101,7 +103,7 @@ def complete(model: str, prompt: str | None, as_json: bool, **sampling: Any) -> 
     if not text:
         raise InvalidRequest("there is no text to continue", hint=f"foundry complete {model} -p 'Once upon a time'")
     session = _Session(given, model, verbose=False, quiet=True)
-    session.make_ready(retain=False, ttl=None, device=None, ctx=None)
+    session.make_ready(Wish())
     complete_text(session.url, session.loaded, text, Sampling(**sampling), as_json=as_json)
 
 
@@ -127,7 +129,7 @@ class _Session:
         else:
             output.data(text)
 
-    def make_ready(self, *, retain: bool, ttl: int | None, device: str | None, ctx: int | None) -> None:
+    def make_ready(self, wish: Wish) -> None:
         """Download, start the service, load. Raises as those do."""
         manifest = context.cached(self.given, self.model)
         name = self.model
@@ -140,10 +142,10 @@ class _Session:
         self.url = state.url
         if new and self.verbose:
             self._say(f"🟢 Service is Started on {state.url}/, PID {state.pid}!")
-        if not retain:
+        if not (self.given.retain_models if wish.retain is None else wish.retain):
             self._say("Unloading existing models. Use --retain true to keep additional models loaded.")
         self._say("🕕 Loading model...")
-        self.loaded = load_model(self.given, manifest.id, retain=retain, ttl=ttl, ctx=ctx, device=device)
+        self.loaded = load_model(self.given, manifest.id, wish)
         spent = 0.0 if self.loaded["already_loaded"] else self.loaded["load_s"]
         self._say(f"Time cost to load model: {format_timespan(spent)}")
         self._say(f"🟢 Model {name} loaded successfully")

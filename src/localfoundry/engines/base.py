@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from localfoundry.config import Settings
+from localfoundry.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class LoadRequest:
     context: int
     parallel: int
     tasks: tuple[str, ...] = ("chat",)
+    state_dir: Path | None = None  # where conversations are saved to and restored from; None: that was not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,16 @@ class LoadAccount:
 class Engine(Protocol):
     name: str
     formats: frozenset[str]
+    heartbeat: str  # a path that is answered only while the part that computes is alive
+    saves_state: bool  # whether it can save and restore the conversations in its memory
+
+    def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
+        """Bytes by device that a load is predicted to take."""
+        ...
+
+    def short_of_memory(self, log: str) -> bool:
+        """Whether what a worker wrote before it gave up says that memory was the cause."""
+        ...
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
         """The worker to start. Raises InvalidSetting where a configured engine is not there."""

@@ -6,11 +6,17 @@ how the worker behaves (`workers/fake.py` lists them).
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from pathlib import Path
 
 from localfoundry import __version__
 from localfoundry.config import Settings
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
+from localfoundry.store.manifest import Manifest
+
+_DEFAULT_BYTES = 30_000_000
 
 
 class FakeEngine:
@@ -18,6 +24,14 @@ class FakeEngine:
 
     name = "fake"
     formats = frozenset({"fake"})
+    heartbeat = "/health"
+    saves_state = False
+
+    def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
+        return {"cpu": int(json.loads(model_path.read_text(encoding="utf-8")).get("memory_bytes", _DEFAULT_BYTES))}
+
+    def short_of_memory(self, log: str) -> bool:
+        return "out of memory" in log
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
         argv = [sys.executable, "-m", "localfoundry.workers.fake", "--model", str(request.model_path)]
@@ -29,7 +43,8 @@ class FakeEngine:
         return __version__
 
     def account(self, log: str) -> LoadAccount:
-        return LoadAccount()
+        stated = re.search(r"^memory_bytes=(\d+)$", log, re.MULTILINE)
+        return LoadAccount({"weights": int(stated[1])} if stated else {})
 
     def complaint(self, log: str) -> str:
         return "; ".join(line.strip() for line in log.splitlines()[-2:])

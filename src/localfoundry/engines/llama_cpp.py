@@ -11,10 +11,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from localfoundry import fit
 from localfoundry.config import Settings
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
 from localfoundry.errors import InvalidSetting
+from localfoundry.store.manifest import Manifest
 
+_NO_MEMORY = re.compile(
+    r"out of memory|failed to allocate|unable to allocate|cannot allocate memory|bad_alloc|failed to mmap",
+    re.IGNORECASE,
+)
 _MEMORY_LINE = re.compile(r"(model|KV|output|compute|RS) buffer size\s*=\s*([\d.]+) MiB")
 _PURPOSE = {"model": "weights", "KV": "kv_cache", "RS": "kv_cache", "output": "compute", "compute": "compute"}
 _LINE = re.compile(r"(?:[\d.]+ (?P<level>[A-Z]) )?(?P<words>.*)")
@@ -28,6 +34,15 @@ class LlamaCpp:
 
     name = "llama.cpp"
     formats = frozenset({"gguf"})
+    heartbeat = "/slots"  # answered by the loop that computes, between two batches; /health is not
+    saves_state = True
+
+    def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
+        weights = sum(f.size_bytes for f in manifest.files if f.name.lower().endswith(".gguf"))
+        return {"cpu": fit.predicted(weights, manifest.architecture, context, parallel).total}
+
+    def short_of_memory(self, log: str) -> bool:
+        return _NO_MEMORY.search(log) is not None
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
         native, reason = _native_server(settings)
@@ -121,6 +136,8 @@ def _bundled_arguments(request: LoadRequest) -> list[str]:
         arguments += ["--socket", request.endpoint.path]
     else:
         arguments += ["--port", str(request.endpoint.port)]
+    if request.state_dir is not None:
+        arguments += ["--state-dir", str(request.state_dir)]
     if "embeddings" in request.tasks:
         arguments.append("--embeddings")
     if "rerank" in request.tasks:
@@ -136,6 +153,8 @@ def _native_arguments(request: LoadRequest) -> list[str]:
         arguments += ["--host", request.endpoint.path]
     else:
         arguments += ["--host", "127.0.0.1", "--port", str(request.endpoint.port)]
+    if request.state_dir is not None:
+        arguments += ["--slot-save-path", f"{request.state_dir}/"]
     if "embeddings" in request.tasks:
         arguments.append("--embeddings")
     if "rerank" in request.tasks:

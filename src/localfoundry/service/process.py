@@ -5,7 +5,7 @@
     ready       answers /health                          stopping | crashed
     stopping    asked to end                             ended
     failed      ended, or was late, before it was ready: the engine refused the model (LoadFailed)
-    crashed     ended by itself after it was ready
+    crashed     ended by itself after it was ready, or was killed because it gave no sign of life
 
 Which model it runs and when it should end is decided elsewhere.
 """
@@ -52,15 +52,20 @@ class Worker:
         self.state = "starting"
         self.log_file = log_file
         self.start_log = ""  # the beginning of what it wrote: the engine's own account of the load is in it
+        self.complaint = ""  # why it was killed, where that was not asked for
         self._process = process
         self._words = asyncio.Event()
         self._reader = asyncio.create_task(self._keep_words())
         self.exited = asyncio.create_task(self._wait())
 
     @classmethod
-    async def start(cls, command: WorkerCommand, endpoint: Endpoint, log_file: Path) -> Worker:
+    async def start(
+        cls, command: WorkerCommand, endpoint: Endpoint, log_file: Path, data_limit_bytes: int | None = None
+    ) -> Worker:
         """Start the process. Raises LoadFailed where the system refuses to."""
         environment = dict(os.environ)
+        if data_limit_bytes:
+            environment["FOUNDRY_WORKER_DATA_LIMIT"] = str(data_limit_bytes)
         if endpoint.secret:
             environment["FOUNDRY_WORKER_SECRET"] = endpoint.secret
         try:
@@ -98,6 +103,17 @@ class Worker:
         await self._reader
         self.state = "failed"
         raise LoadFailed("the engine ended while it loaded the model")
+
+    def kill(self, complaint: str) -> None:
+        """End a worker that is broken; it then counts as crashed."""
+        self.complaint = complaint
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether SIGKILL ended it: the system's doing when memory runs out, if it was not ours."""
+        return self._process.returncode == -9
 
     async def told(self, what: Callable[[str], bool]) -> None:
         """Wait a moment for words that were written before the worker was ready but have not been read yet."""

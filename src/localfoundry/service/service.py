@@ -1,44 +1,53 @@
 """The service: owns every loaded model. One event loop, one owner, no shared state.
 
-Requests take a lease on a model and give it back; a model with leases is never unloaded. A model that is not loaded is
-loaded by the first request for it, and everyone else who wants it waits for that same load. Switching models is done by
-one task at a time, in the order of asking.
-
-The service forwards to workers and imports no engine; HTTP is in `api/`, processes in `process.py`, decisions in
-`scheduler.py`.
+Requests take a lease on a model and give it back. What is loaded, what goes and who waits is decided in `scheduler.py`;
+this carries the decisions out and reports what became of them. HTTP is in `api/`, processes in `process.py`. The
+service forwards to workers and imports no engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
+import itertools
 import logging
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from localfoundry import engines
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
-from localfoundry.engines.base import Endpoint, Engine, LoadRequest, WorkerCommand
 from localfoundry.errors import (
+    FoundryError,
     InvalidRequest,
     LoadFailed,
     ModelNotCached,
+    OutOfMemory,
     ServiceStopping,
     UnknownModel,
+    WorkerCrashed,
 )
-from localfoundry.service import scheduler
+from localfoundry.service import conversations, health, loading, memory
+from localfoundry.service.decisions import (
+    Action,
+    Ask,
+    Grant,
+    Load,
+    LoadPlan,
+    Phase,
+    Refuse,
+    Stop,
+    Why,
+)
 from localfoundry.service.events import Listener, ModelEvent
-from localfoundry.service.process import Worker, new_endpoint
-from localfoundry.store import adopted
+from localfoundry.service.ledger import CPU, Bytes, Ledger
+from localfoundry.service.loading import LoadedModel
+from localfoundry.service.refusals import error_of
+from localfoundry.service.scheduler import Scheduler
 from localfoundry.store.manifest import Manifest
-from localfoundry.store.space import note_use
 from localfoundry.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -46,53 +55,18 @@ log = logging.getLogger(__name__)
 DEFAULT_CONTEXT = 8192
 _STOP_GRACE_S = 5.0
 _MOST_RESOLVED = 1000  # spellings of names that are remembered
+_AHEAD = 2  # requests that an engine gets beyond those it answers at once, so that it never waits for the next
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """What a caller may ask of a load; None takes the setting. `retain` keeps the other models loaded."""
 
-    retain: bool = False
+    retain: bool | None = None
     ttl_s: int | None = None
     context: int | None = None
-
-
-@dataclass(slots=True)
-class LoadedModel:
-    """A model with a ready worker, and how it came to be."""
-
-    manifest: Manifest
-    worker: Worker
-    command: WorkerCommand
-    context: int
-    ttl_s: int
-    load_s: float
-    engine_load_s: float | None
-    memory: dict[str, int]
-    last_used: float = field(default_factory=time.monotonic)
-    in_flight: int = 0
-    draining: bool = False
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def id(self) -> str:
-        return self.manifest.id
-
-    def lease(self, count: int = 1) -> None:
-        self.in_flight += count
-        if self.in_flight:
-            self.idle.clear()
-
-    def for_scheduler(self) -> scheduler.Loaded:
-        return scheduler.Loaded(self.id, self.in_flight, self.last_used, self.ttl_s)
-
-
-@dataclass(slots=True)
-class _Load:
-    """A load under way and how many wait for it: each of them has a lease the moment it is done."""
-
-    task: asyncio.Task[LoadedModel]
-    waiting: int = 0
+    pinned: bool | None = None
+    keep_state: bool | None = None
 
 
 class Service:
@@ -108,19 +82,45 @@ class Service:
         self.at_work = 0  # loads, answers and downloads under way
         self.listeners: list[Listener] = []
         self._socket_dir = socket_dir
+        self._state_dir = settings.home / "state"  # saved conversations; they end with the service
         self._resolved: dict[str, Manifest] = {}  # of the store as it was at `_stamp`: every request asks
         self._stamp: tuple[object, ...] = ()
+        self._scheduler = Scheduler(Ledger({}), settings.queue_length)
+        self._numbers = itertools.count(1)
+        self._asking: dict[int, tuple[asyncio.Future[LoadedModel], Manifest]] = {}  # requests that wait
+        self._manifests: dict[str, Manifest] = {}  # of models that are wanted or loaded
         self._models: dict[str, LoadedModel] = {}
-        self._loads: dict[str, _Load] = {}
-        self._switching = asyncio.Lock()  # first come, first served
-        self._background: set[asyncio.Task[None]] = set()
-        self._expiry: asyncio.TimerHandle | None = None
+        self._measured: dict[tuple[str, int], Bytes] = {}  # what a model took with that context, here
+        self._ended: dict[str, asyncio.Event] = {}
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for: float | None = None
         self._closing = False
+        self._drained = asyncio.Event()  # set when the last answer in flight ends while the service closes
+        shutil.rmtree(self._state_dir, ignore_errors=True)
+
+    # For whoever reports
 
     @property
     def models(self) -> list[LoadedModel]:
-        """Loaded models, for reporting."""
-        return list(self._models.values())
+        """Loaded models; those whose process is ending are none any more."""
+        return [m for m in self._models.values() if m.resident.phase is not Phase.STOPPING]
+
+    def waiting(self, model_id: str) -> int:
+        """Requests that wait for a model: for its load, or for a free place."""
+        return self._scheduler.waiting(model_id)
+
+    def memory(self) -> dict[str, int]:
+        """The ledger of main memory in bytes: `limit`, `others`, `reserve`, `claimed` and `free` for the next load."""
+        self._observe()
+        budget, claims = self._scheduler.ledger.budgets[CPU], self._scheduler.claims()
+        return {
+            "limit": budget.limit,
+            "others": budget.others,
+            "reserve": budget.reserve,
+            "claimed": sum(claim.get(CPU, 0) for claim in claims),
+            "free": max(self._scheduler.ledger.free(claims, CPU), 0),
+        }
 
     def resolve(self, name: str) -> Manifest:
         """The cached version that a name stands for: id, alias, other name, repository or imported path.
@@ -153,26 +153,35 @@ class Service:
 
     def loaded(self, name: str) -> LoadedModel | None:
         """The loaded model of that name, if it is loaded. Raises as `resolve`."""
-        return self._models.get(self.resolve(name).id)
+        wanted = self.resolve(name).id
+        return next((model for model in self.models if model.id == wanted), None)
+
+    # Using a model
 
     @contextlib.asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[LoadedModel]:
-        """The model, loaded and kept loaded for as long as the lease is held. Raises as `load`."""
+        """The model, loaded and kept loaded for as long as the lease is held.
+
+        Raises UnknownModel, ModelNotCached, NotRunnable, LoadFailed, InsufficientMemory, QueueFull, QueueTimeout,
+        WorkerCrashed, ServiceStopping.
+        """
+        manifest = self.resolve(name)
         with self.working():
-            model = await self._leased(name, None)
+            number, model = await self._granted(manifest, None)
             try:
                 yield model
             finally:
-                self._release(model)
+                self._release(number)
 
     async def load(self, name: str, options: LoadOptions | None = None) -> LoadedModel:
         """Return the model once it is ready, loading it where it is not. Cancelling the caller does not stop a load.
 
-        Raises UnknownModel, ModelNotCached, NotRunnable, LoadFailed, ServiceStopping.
+        Raises as `lease`, and InvalidRequest for a context that cannot be.
         """
+        manifest = self.resolve(name)
         with self.working():
-            model = await self._leased(name, options)
-            self._release(model)
+            number, model = await self._granted(manifest, options or LoadOptions())
+            self._release(number)
             return model
 
     @contextlib.contextmanager
@@ -185,134 +194,113 @@ class Service:
             self.at_work -= 1
             self.last_request = time.monotonic()
 
-    async def _leased(self, name: str, options: LoadOptions | None) -> LoadedModel:
-        """The model with one lease more; `_release` gives it back. Raises as `load`."""
-        manifest = self.resolve(name)
-        while True:
-            if self._closing:
-                raise _stopping()
-            model = self._models.get(manifest.id)
-            if model is None or model.draining or not self._suits(model, options):
-                model = await self._wait_for(self._load_of(manifest, options or LoadOptions()))
-            else:
-                model.lease()
-            if self._suits(model, options):
-                if options is not None:
-                    model.ttl_s = self.settings.model_ttl_s if options.ttl_s is None else options.ttl_s
-                return model
-            self._release(model)
+    async def unload(self, name: str, *, force: bool = False) -> bool:
+        """Drain and unload one model; False where it was not loaded. With `force` answers in flight are cut.
 
-    def _release(self, model: LoadedModel) -> None:
-        model.in_flight -= 1
-        model.last_used = time.monotonic()
-        if model.in_flight == 0:
-            model.idle.set()
-            self._watch_expiry()
+        A name may mean another version by now than the one that was loaded under it: that one is then unloaded.
+        """
+        meant = self.resolve(name)
+        model = self._scheduler.residents.get(meant.id)
+        if model is None and meant.id.lower() != name.strip().lower():
+            model = next(
+                (r for r in self._scheduler.residents.values() if self._manifests[r.id].name == meant.name), None
+            )
+        if model is None:
+            return False
+        await self._unload(model.id, force=force)
+        return True
 
-    def _load_of(self, manifest: Manifest, options: LoadOptions) -> _Load:
-        """The load of that model which is under way, begun with these options where there is none."""
-        load = self._loads.get(manifest.id)
-        if load is None or load.task.done():
-            load = _Load(asyncio.create_task(self._switch(manifest, options)))
-            self._loads[manifest.id] = load
-            load.task.add_done_callback(functools.partial(self._load_done, manifest.id, load))
-        return load
+    async def unload_all(self) -> int:
+        loaded = list(self._scheduler.residents)
+        await asyncio.gather(*(self._unload(model_id) for model_id in loaded))
+        return len(loaded)
 
-    async def _wait_for(self, load: _Load) -> LoadedModel:
-        """The model of a load, leased. Raises what the load raises."""
-        load.waiting += 1
+    async def _unload(self, model_id: str, *, force: bool = False) -> None:
+        ended = self._ended.setdefault(model_id, asyncio.Event())
+        self._perform(self._scheduler.unload(model_id, time.monotonic(), force=force))
+        await ended.wait()
+
+    async def close(self, drain_s: float = 0) -> None:
+        """Stop taking work, wait up to `drain_s` for answers in flight, end every worker, remove the sockets."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for future, _ in self._asking.values():
+            if not future.done():
+                future.set_exception(_stopping())
+        self._asking.clear()
+        loads = [task for task, what in self._tasks.items() if what == "load"]
+        for task in loads:
+            task.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        if any(m.in_flight for m in self.models):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(drain_s):
+                    await self._drained.wait()
+        await asyncio.gather(*(m.worker.stop(_STOP_GRACE_S) for m in self._models.values()))
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ended in self._ended.values():
+            ended.set()
+        shutil.rmtree(self._socket_dir, ignore_errors=True)
+        shutil.rmtree(self._state_dir, ignore_errors=True)
+
+    # Asking the scheduler
+
+    async def _granted(self, manifest: Manifest, options: LoadOptions | None) -> tuple[int, LoadedModel]:
+        """The number of a granted request and its model; `release` it. `options`: the load itself is asked for."""
+        if self._closing:
+            raise _stopping()
+        number, now = next(self._numbers), time.monotonic()
+        plan = self._plan(manifest, options or LoadOptions())
+        ask = Ask(number, manifest.id, plan, now, now + self.settings.queue_timeout_s)
+        if options is not None:
+            ask.explicit, ask.context = True, options.context
+        if manifest.id not in self._scheduler.residents:
+            self._manifests[manifest.id] = manifest
+            self._observe()
+        future: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
+        self._asking[number] = future, manifest
+        self._perform(self._scheduler.ask(ask, now))
         try:
-            return await asyncio.shield(load.task)
+            return number, await future
         except asyncio.CancelledError:
-            if load.task.cancelled():
-                raise _stopping() from None
-            if not load.task.done():
-                load.waiting -= 1
-            elif load.task.exception() is None:
-                self._release(load.task.result())
+            if self._asking.pop(number, None) is not None:
+                self._perform(self._scheduler.withdraw(number, manifest.id, time.monotonic()))
+            elif not future.cancelled() and future.exception() is None:
+                self._release(number)
             raise
 
-    def _load_done(self, model_id: str, load: _Load, task: asyncio.Task[LoadedModel]) -> None:
-        if self._loads.get(model_id) is load:
-            del self._loads[model_id]
-        if not task.cancelled() and task.exception() is not None:
-            log.warning("load of %s failed: %s", model_id, task.exception())
+    def _release(self, number: int) -> None:
+        self._perform(self._scheduler.release(number, time.monotonic()))
+        if self._closing and not any(model.in_flight for model in self.models):
+            self._drained.set()
 
-    def _suits(self, model: LoadedModel, options: LoadOptions | None) -> bool:
-        """Whether what is loaded is what was asked for; another context means loading again."""
-        return options is None or options.context is None or options.context == model.context
-
-    async def _switch(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
-        async with self._switching:
-            model = await self._made_ready(manifest, options)
-            # The next switch begins before those who waited for this one run. Without leases it unloaded the model
-            # first, and two models that were wanted at once unloaded each other for ever.
-            model.lease(self._loads[manifest.id].waiting)
-            return model
-
-    async def _made_ready(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
-        present = self._models.get(manifest.id)
-        if present is not None:
-            if not present.draining and self._suits(present, options):
-                return present
-            await self._unload(present)
-        loaded = [m.for_scheduler() for m in self._models.values()]
-        for action in scheduler.make_room(loaded, manifest.id, retain=options.retain):
-            other = self._models.get(action.id)
-            if other is not None:
-                await self._unload(other)
-        return await self._start(manifest, options)
-
-    async def _start(self, manifest: Manifest, options: LoadOptions) -> LoadedModel:
-        engine = engines.choose(manifest.format)
-        await asyncio.to_thread(adopted.check, self.store, manifest)
+    def _plan(self, manifest: Manifest, options: LoadOptions) -> LoadPlan:
+        """How the model would be loaded now. Raises InvalidRequest, NotRunnable."""
+        settings = self.settings
+        resident = self._scheduler.residents.get(manifest.id)
+        if resident is not None and options == LoadOptions():
+            return resident.plan  # the way of nearly every request
         context = self._context(manifest, options)
-        endpoint = new_endpoint(self._socket_dir)
-        request = LoadRequest(
-            manifest.id, self.store.main_file(manifest), endpoint, context, self.settings.parallel, manifest.tasks
-        )
-        command = engine.command(request, self.settings)
-        await asyncio.to_thread(note_use, self.store, manifest)
-        started = time.monotonic()
-        worker = await self._start_worker(engine, command, endpoint, manifest)
-        load_s = time.monotonic() - started
-        await worker.told(lambda words: engine.account(words).load_s is not None)
-        account = engine.account(worker.start_log)
-        model = LoadedModel(
-            manifest=manifest,
-            worker=worker,
-            command=command,
+        return LoadPlan(
+            need=self._need(manifest, context),
             context=context,
-            ttl_s=self.settings.model_ttl_s if options.ttl_s is None else options.ttl_s,
-            load_s=load_s,
-            engine_load_s=account.load_s,
-            memory=account.memory,
+            slots=settings.parallel + _AHEAD,
+            ttl_s=settings.model_ttl_s if options.ttl_s is None else options.ttl_s,
+            pinned=bool(resident and resident.plan.pinned) if options.pinned is None else options.pinned,
+            retain=settings.retain_models if options.retain is None else options.retain,
+            keep_state=settings.keep_state if options.keep_state is None else options.keep_state,
         )
-        model.idle.set()
-        self._models[manifest.id] = model
-        worker.exited.add_done_callback(lambda _: self._forget(model))
-        self._watch_expiry()
-        self._tell(ModelEvent("loaded", manifest.id, model.load_s))
-        log.info("loaded %s with %s in %.2f s", manifest.id, command.engine, model.load_s)
-        return model
 
-    async def _start_worker(
-        self, engine: Engine, command: WorkerCommand, endpoint: Endpoint, manifest: Manifest
-    ) -> Worker:
-        worker = await Worker.start(command, endpoint, self.settings.log_dir / f"worker-{manifest.name}.log")
-        try:
-            await worker.wait_ready(self.settings.load_timeout_s)
-        except LoadFailed as exc:
-            words = engine.complaint(worker.start_log)
-            raise LoadFailed(
-                f"{manifest.id}: {exc.message}" + (f". The engine says: {words}" if words else ""),
-                hint=f"foundry service logs {manifest.name}",
-                param="model",
-            ) from exc
-        except BaseException:
-            await worker.stop(0)
-            raise
-        return worker
+    def _need(self, manifest: Manifest, context: int) -> Bytes:
+        """Bytes by device: measured here before, else predicted. Raises NotRunnable."""
+        measured = self._measured.get((manifest.id, context))
+        if measured is not None:
+            return measured
+        engine = engines.choose(manifest.format)
+        return engine.memory(manifest, self.store.main_file(manifest), context, self.settings.parallel)
 
     def _context(self, manifest: Manifest, options: LoadOptions) -> int:
         """Tokens to load with. Raises InvalidRequest for more than the model was trained for."""
@@ -326,86 +314,144 @@ class Service:
             )
         return wanted or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
-    def _forget(self, model: LoadedModel) -> None:
-        if self._models.get(model.id) is model:
-            del self._models[model.id]
+    def _observe(self) -> None:
+        """Tell the scheduler what the machine's memory is used for now."""
+        settings = self.settings
+        pids = [model.worker.pid for model in self._models.values()]
+        budget = memory.look(pids, settings.memory_limit_bytes, settings.memory_reserve_bytes)
+        self._perform(self._scheduler.observe({CPU: budget}, time.monotonic()))
 
-    async def unload(self, name: str) -> bool:
-        """Drain and unload one model; False where it was not loaded.
+    # Carrying its decisions out
 
-        A name may mean another version by now than the one that was loaded under it: that one is then unloaded.
-        """
-        meant = self.resolve(name)
-        model = self._models.get(meant.id)
-        if model is None and meant.id.lower() != name.strip().lower():
-            model = next((m for m in self._models.values() if m.manifest.name == meant.name), None)
-        if model is None:
-            return False
-        await self._unload(model)
-        return True
+    def _perform(self, actions: Sequence[Action]) -> None:
+        if self._closing:
+            return  # everything is being ended anyway
+        for action in actions:
+            match action:
+                case Grant(number):
+                    self._grant(number)
+                case Refuse(number, why):
+                    future, manifest = self._asking.pop(number)
+                    if not future.done():
+                        future.set_exception(error_of(why, manifest, self.catalog, self.settings.parallel))
+                case Load(id, plan):
+                    self._begin("load", self._load(self._manifests[id], plan))
+                case Stop(id, reason):
+                    self._begin("stop", self._stop(self._models[id], reason))
+        self._watch()
 
-    async def unload_all(self) -> int:
-        models = self.models
-        await asyncio.gather(*(self._unload(model) for model in models))
-        return len(models)
+    def _grant(self, number: int) -> None:
+        future, manifest = self._asking.pop(number)
+        if future.done():  # cancelled a moment ago
+            self._release(number)
+        else:
+            future.set_result(self._models[manifest.id])
 
-    async def _unload(self, model: LoadedModel) -> None:
-        model.draining = True
-        while model.in_flight and not model.worker.exited.done():
-            waiting = asyncio.create_task(model.idle.wait())
-            await asyncio.wait([waiting, model.worker.exited], return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-        self._forget(model)
+    def _begin(self, what: str, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks[task] = what
+        task.add_done_callback(self._tasks.pop)
+
+    def _watch(self) -> None:
+        """Have the scheduler asked again when time alone changes something."""
+        now = time.monotonic()
+        when = self._scheduler.next_tick(now)
+        if when == self._armed_for:
+            return
+        self._armed_for = when
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when is not None:
+            self._timer = asyncio.get_running_loop().call_later(when - now, self._tick)
+
+    def _tick(self) -> None:
+        self._armed_for = None
+        self._perform(self._scheduler.tick(time.monotonic()))
+
+    async def _load(self, manifest: Manifest, plan: LoadPlan) -> None:
+        resident = self._scheduler.residents[manifest.id]
+        state_dir = self._state_dir / f"{manifest.name}-{manifest.version}" if plan.keep_state else None
+        file = self.store.main_file(manifest)
+        request = loading.load_request(manifest, file, plan, self.settings, self._socket_dir, state_dir)
+        try:
+            model = await loading.start(self.store, self.settings, manifest, request, resident)
+            self._models[manifest.id] = model
+            await conversations.restore(model)
+            if model.worker.exited.done():
+                raise LoadFailed(f"the worker of {manifest.id} ended as soon as it was ready")
+        except Exception as exc:
+            self._failed(manifest.id, exc)
+            if not isinstance(exc, FoundryError):
+                raise
+            return
+        model.worker.exited.add_done_callback(lambda _: self._exited(model))
+        claim = self._measure(model)
+        self._tell(ModelEvent("loaded", manifest.id, model.load_s))
+        log.info("loaded %s with %s in %.2f s", manifest.id, model.command.engine, model.load_s)
+        self._perform(self._scheduler.loaded(manifest.id, claim, model.load_s, time.monotonic()))
+        self._begin("watch", self._watch_health(model))
+
+    def _failed(self, model_id: str, exc: Exception) -> None:
+        self._models.pop(model_id, None)
+        self._tell(ModelEvent("load_failed", model_id, reason=str(exc)))
+        log.warning("load of %s failed: %s", model_id, exc)
+        short = isinstance(exc, OutOfMemory)
+        actions = self._scheduler.load_failed(model_id, exc, memory=short, now=time.monotonic())
+        self._has_ended(model_id)
+        self._perform(actions)
+
+    async def _stop(self, model: LoadedModel, why: Why) -> None:
+        if why in (Why.ROOM, Why.REPLACED, Why.IDLE):
+            await conversations.save(model)
         await model.worker.stop(_STOP_GRACE_S)
-        self._tell(ModelEvent("unloaded", model.id))
-        log.info("unloaded %s", model.id)
+        self._models.pop(model.id, None)
+        self._tell(ModelEvent(why.value, model.id))
+        log.info("%s %s", why.value, model.id)
+        self._gone(model)
+
+    def _exited(self, model: LoadedModel) -> None:
+        """A worker's process has ended; where that was asked for, `_stop` sees to it."""
+        if self._closing or self._models.get(model.id) is not model or model.resident.phase is Phase.STOPPING:
+            return
+        del self._models[model.id]
+        reason = model.worker.complaint or "it ended by itself"
+        self._tell(ModelEvent("hung" if model.worker.complaint else "crashed", model.id, reason=reason))
+        crash = WorkerCrashed(
+            f"the worker of {model.id} failed: {reason}", hint=f"foundry service logs {model.manifest.name}"
+        )
+        self._gone(model, crash)
+
+    def _gone(self, model: LoadedModel, crash: WorkerCrashed | None = None) -> None:
+        actions = self._scheduler.gone(model.id, time.monotonic(), crash=crash)
+        self._has_ended(model.id)
+        self._perform(actions)
+
+    def _has_ended(self, model_id: str) -> None:
+        ended = self._ended.pop(model_id, None)
+        if ended is not None:
+            ended.set()
+        if not self._scheduler.waiting(model_id) and model_id not in self._scheduler.residents:
+            self._manifests.pop(model_id, None)
+
+    async def _watch_health(self, model: LoadedModel) -> None:
+        """Ask for signs of life and measure, until the worker is gone."""
+        while not model.worker.exited.done():
+            await health.beat(model, self.settings.hang_timeout_s)
+            self._scheduler.measured(model.id, self._measure(model))
+            self._observe()
+            await asyncio.wait([model.worker.exited], timeout=health.BEAT_S)
+
+    def _measure(self, model: LoadedModel) -> Bytes:
+        claim = model.measure()
+        before = self._measured.get((model.id, model.context), {})
+        self._measured[model.id, model.context] = {d: max(size, before.get(d, 0)) for d, size in claim.items()}
+        return claim
 
     def _tell(self, event: ModelEvent) -> None:
         for listener in self.listeners:
             listener(event)
 
-    def _watch_expiry(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        when = scheduler.next_expiry(m.for_scheduler() for m in self._models.values() if not m.draining)
-        if when is not None:
-            delay = max(when - time.monotonic(), 0.0)
-            self._expiry = asyncio.get_running_loop().call_later(delay, self._unload_expired)
-
-    def _unload_expired(self) -> None:
-        loaded = [m.for_scheduler() for m in self._models.values() if not m.draining]
-        for action in scheduler.expired(loaded, time.monotonic()):
-            log.info("unloading %s: idle", action.id)
-            task = asyncio.create_task(self._unload(self._models[action.id]))
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-        self._watch_expiry()
-
-    async def close(self, drain_s: float = 0) -> None:
-        """Stop taking work, wait up to `drain_s` for answers in flight, end every worker, remove the sockets."""
-        self._closing = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-        loads = [load.task for load in self._loads.values()]
-        for task in loads:
-            task.cancel()
-        await asyncio.gather(*loads, return_exceptions=True)
-        if drain_s > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(drain_s):
-                    await asyncio.gather(*(m.idle.wait() for m in self.models))
-        await asyncio.gather(*(m.worker.stop(_STOP_GRACE_S) for m in self.models))
-        shutil.rmtree(self._socket_dir, ignore_errors=True)
-
 
 def _stopping() -> ServiceStopping:
     return ServiceStopping("the service is stopping and takes no new work", hint="foundry service start")
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Resident memory of a process; None when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None

@@ -4,6 +4,7 @@ The model file is JSON; every key is a switch and may be left out:
 
     tokens_per_second   the token clock (default 200)
     load_s              seconds until it is ready
+    memory_bytes        what it is predicted to take; it states `takes_bytes`, where given, when it is loaded
     fail_load           ends during the load with this text as its complaint
     crash_at            the process kills itself after so many tokens of an answer
     hang_at             stops sending after so many tokens, keeping the connection open
@@ -26,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from localfoundry.workers import lifeline
+from localfoundry.workers import lifeline, limits
 
 
 class FakeServer:
@@ -171,6 +172,8 @@ async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
     if switches.get("fail_load"):
         print(f"error: {switches['fail_load']}", file=sys.stderr, flush=True)
         raise SystemExit(1)
+    if "takes_bytes" in switches:
+        print(f"memory_bytes={switches['takes_bytes']}", file=sys.stderr, flush=True)
     server = FakeServer(switches, options.alias, options.context)
     if options.socket:
         listener = await asyncio.start_unix_server(server.handle, options.socket)
@@ -182,6 +185,7 @@ async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
 def main() -> None:
     lifeline.die_with_parent()
     lifeline.exit_when_stdin_closes()
+    limits.apply()
     parser = argparse.ArgumentParser(prog="localfoundry.workers.fake")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--alias", required=True)

@@ -10,12 +10,13 @@ import os
 import sys
 import time
 
-from localfoundry.workers import lifeline
+from localfoundry.workers import lifeline, limits
 
 
 def main() -> None:
     lifeline.die_with_parent()
     lifeline.exit_when_stdin_closes()
+    limits.apply()
     options = _arguments()
     import xllamacpp
 
@@ -36,6 +37,8 @@ def main() -> None:
     params.cors_origins = ""
     params.endpoint_slots = True
     params.endpoint_metrics = True
+    if options.state_dir:
+        params.slot_save_path = options.state_dir + "/"
     params.verbosity = 4  # the level at which the engine states its buffers
     params.embedding = options.embeddings or options.rerank
     if options.rerank:
@@ -67,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
+    parser.add_argument("--state-dir", help="folder for saved conversations")
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--rerank", action="store_true")
     return parser.parse_args()

@@ -9,11 +9,12 @@ import os
 import subprocess
 import sys
 
-from localfoundry.workers import lifeline
+from localfoundry.workers import lifeline, limits
 
 
 def main() -> None:
     program, *arguments = sys.argv[1:]
+    limits.apply()
     environment = dict(os.environ)
     secret = environment.pop("FOUNDRY_WORKER_SECRET", None)
     if secret:

@@ -1,0 +1,151 @@
+"""The values that the scheduler takes and gives: requests, models that hold memory, refusals and actions."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from localfoundry.service.ledger import Bytes
+
+TURN_S = 0.5
+_LONGEST_TURN_S = 30.0
+
+
+class Phase(enum.Enum):
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+
+
+class Why(enum.Enum):
+    """Why a model is stopped."""
+
+    ASKED = "unloaded"
+    IDLE = "expired"
+    ROOM = "evicted"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How a model would be loaded. `slots`: requests it takes at once; `ttl_s` 0: never unloaded for being idle."""
+
+    need: Bytes
+    context: int
+    slots: int = 8
+    ttl_s: float = 600.0
+    pinned: bool = False
+    retain: bool = False  # leave the other models loaded
+    keep_state: bool = False  # save its conversations when it is unloaded for another one
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """One request for a model. `explicit`: a person asks for the load itself; `context`: with exactly that many."""
+
+    number: int
+    model: str
+    plan: LoadPlan
+    arrived: float
+    deadline: float
+    explicit: bool = False
+    context: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A model that holds memory."""
+
+    id: str
+    plan: LoadPlan
+    claim: Bytes
+    phase: Phase = Phase.LOADING
+    in_flight: int = 0
+    last_used: float = 0.0
+    ready_at: float = 0.0
+    load_s: float = 0.0
+    replaced: bool = False  # another model was loaded in its place
+    why: Why = Why.ASKED
+
+    @property
+    def turn_ends(self) -> float:
+        return self.ready_at + min(max(TURN_S, 2 * self.load_s), _LONGEST_TURN_S)
+
+    @property
+    def evictable(self) -> bool:
+        return self.phase is Phase.READY and not self.plan.pinned
+
+    def takes(self, ask: Ask) -> bool:
+        """Whether what is loaded is what was asked for; another context means loading again."""
+        return ask.context is None or ask.context == self.plan.context
+
+
+# Why a request is refused
+
+
+@dataclass(frozen=True, slots=True)
+class QueueIsFull:
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class TooLate:
+    waited_s: float
+    phase: Phase | None  # of the model it waited for
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """`free` is what is left when everything that may be unloaded is; `pinned` is what a person could unload."""
+
+    device: str
+    need: int
+    free: int
+    plan: LoadPlan
+    pinned: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    cause: Exception
+    retry_s: float  # 0: nothing is tried by itself
+
+
+Refusal = QueueIsFull | TooLate | NoRoom | Broken
+
+
+# Actions
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Start a worker; report with `loaded` or `load_failed`."""
+
+    id: str
+    plan: LoadPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the worker; report with `gone` when its memory is free."""
+
+    id: str
+    why: Why
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The request may be sent to its model now; `release` it at its end."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    number: int
+    why: Refusal
+
+
+Action = Load | Stop | Grant | Refuse

@@ -1,0 +1,46 @@
+"""Is a worker still there: asked of the part that computes, and told by the process's end otherwise.
+
+A worker whose process has ended is noticed at once. One that hangs still has its process and its open socket, so it is
+asked: an engine's heartbeat is answered between two batches. A worker that has not answered for `hangTimeoutSeconds`
+is killed and counts as crashed. A long batch on a slow machine is no hang: one whose process has used the processor in
+that time gets four times as long, which ends an endless loop as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from localfoundry.service import memory, upstream
+from localfoundry.service.loading import LoadedModel
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 2.0
+_PATIENCE = 4  # times as long for a worker that computes
+_BUSY = 0.1  # of the time, on one processor
+
+
+async def beat(model: LoadedModel, hang_timeout_s: float) -> None:
+    """One sign of life, or the end of a worker that has given none for too long."""
+    try:
+        async with asyncio.timeout(hang_timeout_s):
+            response = await upstream.request(model.worker.endpoint, "GET", model.engine.heartbeat)
+            try:
+                await response.body()
+            finally:
+                response.close()
+    except TimeoutError:
+        silent_s = time.monotonic() - model.last_beat
+        busy_s = (memory.processor_s(model.worker.pid) or 0) - model.last_processor_s
+        if busy_s > _BUSY * silent_s and silent_s < _PATIENCE * hang_timeout_s:
+            return
+        if not model.worker.exited.done():
+            log.warning("%s: no sign of life from worker %d for %.0f s", model.id, model.worker.pid, silent_s)
+            model.worker.kill(f"it gave no sign of life for {silent_s:.0f} s and was ended")
+        return
+    except upstream.UpstreamClosed:
+        return  # its end is noticed elsewhere; a connection that was not accepted is asked again
+    model.last_beat = time.monotonic()
+    model.last_processor_s = memory.processor_s(model.worker.pid) or 0

@@ -1,0 +1,127 @@
+"""A model loaded: from a plan to a worker that is ready, with the engine's own account of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localfoundry import engines
+from localfoundry.config import Settings
+from localfoundry.engines.base import Engine, LoadRequest, WorkerCommand
+from localfoundry.errors import LoadFailed, OutOfMemory
+from localfoundry.service import memory
+from localfoundry.service.decisions import LoadPlan, Phase, Resident
+from localfoundry.service.ledger import CPU, Bytes
+from localfoundry.service.process import Worker, new_endpoint
+from localfoundry.store import adopted
+from localfoundry.store.manifest import Manifest
+from localfoundry.store.space import note_use
+from localfoundry.store.store import Store
+
+# A worker may take this many times what was predicted, and so much more, before its allocations fail.
+_LIMIT_FACTOR = 2
+_LIMIT_EXTRA_BYTES = 2 * 2**30
+
+
+@dataclass(slots=True, eq=False)
+class LoadedModel:
+    """A model with a ready worker, and how it came to be."""
+
+    manifest: Manifest
+    engine: Engine
+    worker: Worker
+    command: WorkerCommand
+    resident: Resident  # what the scheduler knows of it
+    load_s: float
+    engine_load_s: float | None
+    memory: dict[str, int]  # by purpose, as the engine states it
+    state_dir: Path | None = None
+    last_beat: float = field(default_factory=time.monotonic)  # last sign of life
+    last_processor_s: float = 0.0  # processor time that it had used then
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def context(self) -> int:
+        return self.resident.plan.context
+
+    @property
+    def ttl_s(self) -> float:
+        return self.resident.plan.ttl_s
+
+    @property
+    def pinned(self) -> bool:
+        return self.resident.plan.pinned
+
+    @property
+    def in_flight(self) -> int:
+        return self.resident.in_flight
+
+    @property
+    def last_used(self) -> float:
+        return self.resident.last_used
+
+    @property
+    def claim_bytes(self) -> int:
+        """What the ledger counts it with, on all devices."""
+        return sum(self.resident.claim.values())
+
+    @property
+    def state(self) -> str:
+        """The word for a person: the phase, or what became of the worker."""
+        return self.worker.state if self.resident.phase is Phase.READY else self.resident.phase.value
+
+    def measure(self) -> Bytes:
+        """What it holds now: its process, and at least the buffers that the engine has told of."""
+        resident = memory.resident_bytes(self.worker.pid) or 0
+        stated = sum(self.memory.values())
+        return {**self.resident.claim, CPU: max(resident, stated)}
+
+
+def load_request(
+    manifest: Manifest, model_path: Path, plan: LoadPlan, settings: Settings, socket_dir: Path, state_dir: Path | None
+) -> LoadRequest:
+    return LoadRequest(
+        manifest.id, model_path, new_endpoint(socket_dir), plan.context, settings.parallel, manifest.tasks, state_dir
+    )
+
+
+async def start(
+    store: Store, settings: Settings, manifest: Manifest, request: LoadRequest, resident: Resident
+) -> LoadedModel:
+    """Start a worker and wait until it is ready. Raises LoadFailed, OutOfMemory, NotRunnable, DiskError."""
+    engine = engines.choose(manifest.format)
+    await asyncio.to_thread(adopted.check, store, manifest)
+    command = engine.command(request, settings)
+    await asyncio.to_thread(note_use, store, manifest)
+    started = time.monotonic()
+    limit = sum(resident.plan.need.values()) * _LIMIT_FACTOR + _LIMIT_EXTRA_BYTES
+    log_file = settings.log_dir / f"worker-{manifest.name}.log"
+    worker = await Worker.start(command, request.endpoint, log_file, limit)
+    await _ready(worker, engine, manifest, settings.load_timeout_s)
+    load_s = time.monotonic() - started
+    await worker.told(lambda words: engine.account(words).load_s is not None)
+    account = engine.account(worker.start_log)
+    return LoadedModel(
+        manifest, engine, worker, command, resident, load_s, account.load_s, account.memory, request.state_dir
+    )
+
+
+async def _ready(worker: Worker, engine: Engine, manifest: Manifest, timeout_s: float) -> None:
+    try:
+        await worker.wait_ready(timeout_s)
+    except LoadFailed as exc:
+        words = engine.complaint(worker.start_log)
+        short = worker.was_killed or engine.short_of_memory(worker.start_log)
+        raise (OutOfMemory if short else LoadFailed)(
+            f"{manifest.id}: {exc.message}" + (f". The engine says: {words}" if words else ""),
+            hint=f"foundry service logs {manifest.name}",
+            param="model",
+        ) from exc
+    except BaseException:
+        await worker.stop(0)
+        raise

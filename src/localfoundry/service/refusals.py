@@ -1,0 +1,87 @@
+"""The scheduler's refusals in words: what, value, limit, and the command to type next."""
+
+from __future__ import annotations
+
+from localfoundry import fit
+from localfoundry.catalog.lookup import Catalog
+from localfoundry.errors import FoundryError, InsufficientMemory, QueueFull, QueueTimeout, WorkerCrashed
+from localfoundry.service.decisions import Broken, NoRoom, Phase, QueueIsFull, Refusal, TooLate
+from localfoundry.store.manifest import Manifest
+from localfoundry.units import format_bytes
+
+_WAITED_FOR = {
+    None: "a load to begin",
+    Phase.LOADING: "its load",
+    Phase.READY: "a free place",
+    Phase.DRAINING: "other answers to end",
+    Phase.STOPPING: "other answers to end",
+}
+
+
+def error_of(why: Refusal, manifest: Manifest, catalog: Catalog, parallel: int) -> Exception:
+    """The error for a request that was refused."""
+    match why:
+        case QueueIsFull(length):
+            return QueueFull(
+                f"{length} requests wait for {manifest.id} already",
+                hint="try again later, or: foundry config set queueLength N",
+            )
+        case TooLate(waited_s, phase):
+            return QueueTimeout(
+                f"the request waited {waited_s:.0f} s for {_WAITED_FOR[phase]} of {manifest.id}",
+                hint="foundry service ps --verbose",
+            )
+        case NoRoom():
+            return _no_room(why, manifest, catalog, parallel)
+        case Broken(cause, retry_s):
+            return _again(cause, retry_s, manifest)
+
+
+def _again(cause: Exception, retry_s: float, manifest: Manifest) -> Exception:
+    """The same failure for one who asks later; a class of its own is kept, so that clients see the same code."""
+    if not isinstance(cause, WorkerCrashed) or retry_s <= 0:
+        return cause
+    return WorkerCrashed(
+        f"{cause.message}, again and again; it is left alone for {retry_s:.0f} s",
+        hint=f"foundry service logs {manifest.name}; foundry model load {manifest.alias} tries at once",
+    )
+
+
+def _no_room(why: NoRoom, manifest: Manifest, catalog: Catalog, parallel: int) -> FoundryError:
+    free = max(why.free, 0)
+    weights, shape = _weights(manifest), manifest.architecture
+    context = fit.largest_context(free, weights, shape, parallel, why.plan.context) if shape else None
+    ways = []
+    if context:
+        ways.append(f"foundry model run {manifest.alias} --ctx {context}")
+    if why.pinned:
+        ways.append(f"foundry model unload {next(iter(why.pinned))}")
+    smaller = _smaller(manifest, catalog, free)
+    if smaller:
+        ways.append(f"foundry model run {smaller}")
+    held = ", ".join(f"{name} ({format_bytes(size)})" for name, size in why.pinned.items())
+    return InsufficientMemory(
+        f"{manifest.id} with a context of {why.plan.context} tokens needs {format_bytes(why.need)} of memory, and "
+        f"{format_bytes(free)} can be had, whatever is unloaded" + (f"; pinned: {held}" if held else ""),
+        need_bytes=why.need,
+        free_bytes=free,
+        largest_context=context,
+        hint="   or   ".join(ways) or "close other programs, or choose a smaller model: foundry model list",
+    )
+
+
+def _weights(manifest: Manifest) -> int:
+    return sum(f.size_bytes for f in manifest.files if f.name.lower().endswith(".gguf"))
+
+
+def _smaller(manifest: Manifest, catalog: Catalog, free: int) -> str | None:
+    """The largest other variant of the same model that would fit with a short context."""
+    known = catalog.find(manifest.alias)
+    if known is None:
+        return None
+    sizes = [
+        (variant.size_bytes, variant.id)
+        for variant in known[0].variants
+        if variant.name != manifest.name and variant.size_bytes and variant.size_bytes * 1.2 < free
+    ]
+    return max(sizes)[1] if sizes else None
