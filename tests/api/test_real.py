@@ -24,8 +24,7 @@ from localfoundry.api.proxy import ask
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.engines.base import Endpoint
 from localfoundry.errors import WorkerCrashed
-from localfoundry.service import loading
-from localfoundry.service import upstream
+from localfoundry.service import loading, upstream
 from localfoundry.service.service import Service
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
