@@ -75,6 +75,25 @@ def _level(value: object) -> str:
     raise ValueError("one of " + ", ".join(levels))
 
 
+def _one_of(*words: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if isinstance(value, str) and value.lower() in words:
+            return value.lower()
+        raise ValueError("one of " + ", ".join(words))
+
+    return parse
+
+
+def _collector(value: object) -> str:
+    """`auto`, `off`, or the address of a collector."""
+    if isinstance(value, str):
+        if value.lower() in ("auto", "off"):
+            return value.lower()
+        if value.startswith(("http://", "https://")) and value.partition("://")[2].strip("/"):
+            return value
+    raise ValueError("auto, off, or an address such as http://127.0.0.1:4318")
+
+
 def option(default: Any, key: str, env: str, parse: Callable[[object], Any], help: str, unit: str = "") -> Any:
     """Declare one setting: its key in `settings.json`, its environment name, how it is read and what it means."""
     metadata = {"key": key, "env": env, "parse": parse, "help": help, "unit": unit}
@@ -239,6 +258,24 @@ class Settings:
     )
     log_level: str = option(
         "information", "defaultLogLevel", "FOUNDRY_LOG_LEVEL", _level, "What the service writes to its log."
+    )
+    log_format: str = option(
+        "text",
+        "logFormat",
+        "FOUNDRY_LOG_FORMAT",
+        _one_of("text", "json"),
+        "Form of the service's log: `text` lines, or one `json` object a line.",
+    )
+    access_log: bool = option(
+        False, "accessLog", "FOUNDRY_ACCESS_LOG", _boolean, "Write a line to the service's log for every request."
+    )
+    traces: str = option(
+        "auto",
+        "traces",
+        "FOUNDRY_TRACES",
+        _collector,
+        "OpenTelemetry collector (OTLP over HTTP) that gets a trace of every request; `off`; or `auto`: the one that "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` names, if it does. Needs `localfoundry[otel]`.",
     )
 
     @property

@@ -30,7 +30,7 @@ model benchmark, model stats, model chat, model stop, model remove, model search
 SECOND = """
 run, chat, complete, server start, server stop, server restart, server status, server logs, config, report
 """
-OWN = "bench, completion, model pull, model rm, model, cache, service, server"
+OWN = "bench, completion, top, model pull, model rm, model, cache, service, server"
 COMMANDS = [name.split() for name in ",".join((FIRST, TUTORIALS, SECOND, OWN)).replace("\n", " ").split(",")]
 
 # What needs no service, with a fake model called `parrot` on the disk.
@@ -39,12 +39,12 @@ DISK_JSON = [
     "model list --variants", "model list --device CPU", "model list --type chat", "model search --local parrot",
     "model info parrot", "model stats parrot", "model download parrot", "model unload parrot", "cache list",
     "cache location", "cache cd", "cache clean", "service status", "service ps", "service diag --logs",
-    "server status", "status", "config", "report",
+    "server status", "status", "config", "report", "top", "top --once",
 ]  # fmt: skip
 SERVICE_JSON = [
     "model load parrot", "model list --running", "service status", "service ps", "server status", "status",
     "run parrot --prompt hello --max-tokens 2", "model run parrot --prompt hello --max-tokens 2",
-    "model unload parrot", "model unload --all", "report",
+    "model unload parrot", "model unload --all", "report", "top --once",
 ]  # fmt: skip
 
 
@@ -140,7 +140,11 @@ def test_the_forms_of_the_second_generation(foundry: Foundry, fake_model: Callab
     status = foundry.ok("server", "status", "-o", "json").json
     assert status == {"running": True, "state": "ready", "pid": int(found[2]), "webUrls": [found[1]]}
     foundry.ok("model", "load", "parrot")
-    assert re.search(r"^Loaded: +parrot:1$", foundry.ok("status").out, re.MULTILINE)
+    status = foundry.ok("status").out
+    assert re.search(r"^Service: running on http://127.0.0.1:\d+ \(process \d+, up .+\)$", status, re.MULTILINE)
+    assert re.search(r"^Loaded: +parrot:1 \(ready, \d+\.\d MB\)$", status, re.MULTILINE)
+    assert re.search(r"^Memory: +.+ granted to models, .+ used by others, .+ kept free$", status, re.MULTILINE)
+    assert re.search(r"^Models: +1 cached in ", status, re.MULTILINE)
     models = foundry.ok("model", "list", "--running", "-o", "json").json["models"]
     assert [m["id"] for m in models] == ["parrot:1"]
     assert set(foundry.ok("model", "list", "--variants", "-o", "json").json) == {"variants"}

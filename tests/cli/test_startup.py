@@ -10,6 +10,7 @@ import pytest
 
 HEAVY = {
     "httpx2", "huggingface_hub", "starlette", "uvicorn", "asyncio", "rich", "prompt_toolkit", "xllamacpp", "psutil",
+    "prometheus_client", "opentelemetry",
 }  # fmt: skip
 _PROGRAM = """
 import sys

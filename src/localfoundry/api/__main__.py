@@ -19,6 +19,7 @@ from pathlib import Path
 from filelock import BaseFileLock, Timeout
 
 from localfoundry import __version__, config, instance
+from localfoundry.api import logs, traces
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, FoundryError, PortInUse, ServiceStartFailed
@@ -31,7 +32,8 @@ _LOCK_WAIT_S = 2.0  # whoever asks whether a service runs holds the lock for a m
 def main() -> int:
     try:
         settings = _settings()
-        _log_to_stderr(settings)
+        logs.configure(settings)
+        traces.check(settings)
         lock = _lock(settings)
         instance.clear_stale(settings)
         catalog = Catalog.load(settings.catalog_file)
@@ -73,14 +75,6 @@ def _settings() -> Settings:
     for option in config.options():
         parser.add_argument(f"--{option.name.replace('_', '-')}", dest=option.name)
     return config.load(vars(parser.parse_args()))
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    level = {"trace": logging.DEBUG, "debug": logging.DEBUG, "information": logging.INFO,
-             "warning": logging.WARNING, "error": logging.ERROR}[settings.log_level]  # fmt: skip
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.raiseExceptions = False  # a full disk must not fill it further
 
 
 def _lock(settings: Settings) -> BaseFileLock:

@@ -47,8 +47,12 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
 
 
 def describe(service: Service, model: LoadedModel) -> dict[str, object]:
-    """A loaded model for reporting. Sizes in bytes, times in seconds; `engine_load_s` is the engine's own figure."""
-    idle = time.monotonic() - model.last_used
+    """A loaded model for reporting. Sizes in bytes, times in seconds; `engine_load_s` is the engine's own figure.
+
+    In `memory`, `claimed` is what the ledger counts it with; `process` is resident now, mapped weights included.
+    """
+    now = time.monotonic()
+    idle = now - model.last_used
     return {
         "alias": model.manifest.alias,
         "id": model.id,
@@ -63,9 +67,10 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "tasks": list(model.manifest.tasks),
         "load_s": model.load_s,
         "engine_load_s": model.engine_load_s,
-        "memory": {**model.memory, "process": resident_bytes(model.worker.pid), "claimed": model.claim_bytes},
+        "memory": {**model.memory, "claimed": model.claim_bytes, "process": resident_bytes(model.worker.pid)},
         "requests_running": model.in_flight,
         "requests_waiting": service.waiting(model.id),
+        "tokens_per_s": model.rate.per_second(now),
         "pinned": model.pinned,
         "ttl_s": model.ttl_s,
         "ttl_left_s": max(model.ttl_s - idle, 0.0) if model.ttl_s and not model.in_flight else None,

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localfoundry.api import admin, download, exchange, foundry, openai
+from localfoundry.api import admin, download, exchange, foundry, metrics, openai
+from localfoundry.api.counters import Counters
 from localfoundry.api.exchange import Exchange, Observer
 from localfoundry.api.security import LocalOnly
 from localfoundry.errors import FoundryError
@@ -27,14 +28,17 @@ def create_app(service: Service, shutdown: Callable[[], None], observers: Sequen
 
     Every observer is told of every request at its end; it must not block or raise.
     """
+    counters = Counters()
+    service.listeners.append(counters.happened)
     routes = [
         *openai.routes(service),
         *foundry.routes(service),
         *download.routes(service),
         *admin.routes(service, shutdown),
+        *metrics.routes(service, counters),
     ]
     router = Router(routes, redirect_slashes=False, default=_not_found)
-    return ErrorShape(LocalOnly(router), observers)
+    return ErrorShape(LocalOnly(router), [counters.ended, *observers])
 
 
 class ErrorShape:
@@ -63,29 +67,37 @@ class ErrorShape:
         try:
             await self.app(scope, receive, tagged)
         except Exception as exc:  # the one handler for HTTP
-            known.outcome = exc.code if isinstance(exc, FoundryError) else "internal_error"
+            known.outcome = _code(exc)
             answer = _answer(exc, scope, request_id)
             if started:
                 raise  # nothing can be said any more; the server closes the connection
             await answer(scope, receive, tagged)
         finally:
-            self._ended(known)
+            self._ended(known, scope.get("route"))
 
-    def _ended(self, known: Exchange) -> None:
+    def _ended(self, known: Exchange, route: Route | None) -> None:
         known.ended = time.monotonic()
+        if route is not None:  # set by the router
+            known.endpoint = route.path
         for observer in self.observers:
             observer(known)
+
+
+def _code(exc: Exception) -> str:
+    if isinstance(exc, FoundryError):
+        return exc.code
+    return "invalid_method" if isinstance(exc, HTTPException) else "internal_error"
 
 
 def _answer(exc: Exception, scope: Scope, request_id: str) -> JSONResponse:
     if isinstance(exc, FoundryError):
         return JSONResponse(exc.to_openai(), status_code=exc.status)
     if isinstance(exc, HTTPException):  # raised by the router: method not allowed
-        answer = _error(exc.status_code, f"{scope['method']} {scope['path']}: {exc.detail}", "invalid_method")
+        answer = _error(exc.status_code, f"{scope['method']} {scope['path']}: {exc.detail}", _code(exc))
         answer.headers.update(exc.headers or {})
         return answer
     log.error("request %s: %s %s failed", request_id, scope["method"], scope["path"], exc_info=exc)
-    return _error(500, f"an error inside the service; its log names request {request_id}", "internal_error")
+    return _error(500, f"an error inside the service; its log names request {request_id}", _code(exc))
 
 
 def _error(status: int, message: str, code: str) -> JSONResponse:
@@ -95,4 +107,5 @@ def _error(status: int, message: str, code: str) -> JSONResponse:
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope)
+    exchange.of(scope).outcome = "unknown_url"
     await _error(404, f"there is no {request.url.path} here", "unknown_url")(scope, receive, send)

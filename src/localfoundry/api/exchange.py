@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from starlette.types import Scope
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 _KEY = "foundry.exchange"
+_TRACE_PARENT = b"traceparent"
 
 
 @dataclass(slots=True)
@@ -23,6 +27,8 @@ class Exchange:
     method: str
     path: str
     arrived: float = field(default_factory=time.monotonic)
+    endpoint: str = "other"  # template of the path, from the routes: a bounded set, unlike `path`
+    trace_parent: str | None = None  # W3C trace context, as the client sent it
     key: str | None = None  # name of the API key it came with
     model: str | None = None  # id of the version that answers
     stream: bool = False
@@ -39,11 +45,23 @@ class Exchange:
 
 Observer = Callable[[Exchange], None]
 
+_current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
+
 
 def begin(scope: Scope, request_id: str) -> Exchange:
     exchange: Exchange = Exchange(request_id, scope["method"], scope["path"])
+    for name, value in scope["headers"]:
+        if name == _TRACE_PARENT:
+            exchange.trace_parent = value.decode("latin-1")
     scope[_KEY] = exchange
+    _current.set(exchange)  # each request has a context of its own
     return exchange
+
+
+def current() -> Exchange | None:
+    """The request that this code runs for. None outside of one, and in tasks that outlive the one they began in."""
+    exchange = _current.get()
+    return exchange if exchange is not None and exchange.ended is None else None
 
 
 def of(scope: Scope) -> Exchange:

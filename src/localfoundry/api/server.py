@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from localfoundry.api import logs, traces
 from localfoundry.api.app import create_app
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
@@ -48,7 +49,8 @@ async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket, 
         if not closing:
             closing.append(asyncio.create_task(service.close(settings.drain_timeout_s)))
 
-    app = create_app(service, shutdown)
+    tracing = traces.begin(settings, service)
+    app = create_app(service, shutdown, [*logs.access(settings), *tracing])
     options = uvicorn.Config(
         app,
         lifespan="off",
@@ -69,6 +71,8 @@ async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket, 
             stopper.cancel()
         await asyncio.gather(*closing)
         await service.close()
+        for one in tracing:
+            await asyncio.to_thread(one.close)
         log.info("stopped")
 
 

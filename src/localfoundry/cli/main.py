@@ -80,16 +80,16 @@ SERVICE = {
     "restart": "service:restart",
     "status": "service:status",
     "ps": "service:ps",
-    "logs": "service:logs",
+    "logs": "logs:logs",
     "set": "service:set_settings",
-    "diag": "service:diag",
+    "diag": "diag:diag",
 }
 SERVER = {
     "start": "server:start",
     "stop": "service:stop",
     "restart": "service:restart",
     "status": "server:status",
-    "logs": "service:logs",
+    "logs": "logs:logs",
 }
 BUNDLE = {
     "export": "bundle:export",
@@ -103,11 +103,12 @@ TOP = {
     "bench": "bench:bench",
     "import": "adopt:import_models",
     "status": "server:status",
+    "top": "top:top",
     "restart": "service:restart",
     "lock": "lock:lock",
     "sync": "lock:sync",
     "config": "service:show_config",
-    "report": "service:diag",
+    "report": "diag:diag",
     "completion": "completion:completion",
 }
 

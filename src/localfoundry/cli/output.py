@@ -58,13 +58,21 @@ def shows_progress() -> bool:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, prefix: str = "") -> None:
     """Rows under their headings; on a terminal that is too narrow each row takes several lines."""
-    widths = [max([len(column), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
     room = shutil.get_terminal_size().columns - len(prefix) if sys.stdout.isatty() else None
+    for line in folded(columns, rows, room):
+        data(prefix + line)
+
+
+def folded(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> list[str]:
+    """The lines of a table in `room` characters; None: in as many as it takes."""
+    widths = [max([len(column), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
+    lines = []
     for row in [columns, *rows]:
         for number, line in enumerate(_lines(widths, room)):
             text = "  ".join(row[i].ljust(widths[i]) for i in line).rstrip()
             if text or number == 0:
-                data(prefix + (_INDENT if number else "") + text)
+                lines.append((_INDENT if number else "") + text)
+    return lines
 
 
 def _lines(widths: Sequence[int], room: int | None) -> list[list[int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from localfoundry.cli import context, output, service
+from localfoundry.cli import context, loaded, output, service
+from localfoundry.units import format_duration
 
 
 @click.command()
@@ -26,9 +27,12 @@ def status(as_json: bool) -> None:
     if as_json:
         output.document(found)
         return
-    context_words = f"running on {found['webUrls'][0]} (process {found['pid']})" if found["running"] else "stopped"
-    output.data(f"Service: {context_words}")
-    if found["running"]:
-        models = context.with_service(given, lambda client: client.get("/foundry/ps"))
-        output.data("Loaded:  " + (", ".join(m["id"] for m in models) or "nothing"))
+    if not found["running"]:
+        output.data("Service: stopped")
+    else:
+        told = context.with_service(given, loaded.ask)
+        uptime = format_duration(told.stats["uptime_s"])
+        output.data(f"Service: running on {found['webUrls'][0]} (process {found['pid']}, up {uptime})")
+        output.data("Loaded:  " + (", ".join(loaded.in_words(model) for model in told.models) or "nothing"))
+        output.data(f"Memory:  {loaded.ledger(told.stats['memory'])}")
     output.data(f"Models:  {len(context.store(given).manifests())} cached in {given.models_dir}")

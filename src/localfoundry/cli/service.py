@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import click
 
 from localfoundry import config, instance
-from localfoundry.cli import context, output
+from localfoundry.cli import context, loaded, output
 from localfoundry.config import Settings
-from localfoundry.errors import UsageError
 from localfoundry.instance import ServiceState
 
 _STOPPED = "🔴 Service is stopped."
@@ -97,7 +94,7 @@ def status(as_json: bool) -> None:
 
 @click.command()
 @context.json_option
-@click.option("--verbose", "-v", is_flag=True, help="Add engine, state, memory, context and time to live.")
+@click.option("--verbose", "-v", is_flag=True, help="A table: engine, state, memory, context, requests, speed.")
 def ps(as_json: bool, verbose: bool) -> None:
     """List the models that are loaded."""
     given = context.settings()
@@ -108,46 +105,13 @@ def ps(as_json: bool, verbose: bool) -> None:
         output.document({"models": models})
     elif not models:
         output.data("No models are currently loaded in the service")
+    elif verbose:
+        output.table(*loaded.table(models))
     else:
         output.data("Models running in service:")
         output.data(f"    {'Alias':<30} Model ID")
         for model in models:
             output.data(f"🟢  {model['alias']:<30} {model['id']}")
-            if verbose:
-                output.data(f"    {_details(model)}")
-
-
-def _details(model: dict[str, Any]) -> str:
-    from localfoundry.units import format_bytes, format_duration
-
-    left = model["ttl_left_s"]
-    parts = [
-        f"{model['engine']} on {model['device']}",
-        model["state"],
-        f"{format_bytes(model['memory']['process'])} in use",
-        f"context {model['context']}",
-        f"{model['requests_running']} requests",
-        f"unloaded in {format_duration(left)}" if left is not None else "stays loaded",
-    ]
-    return ", ".join(parts)
-
-
-@click.command()
-@click.argument("model", required=False)
-@click.option("--lines", "-n", type=click.IntRange(1, 100_000), default=50, show_default=True, help="How many.")
-def logs(model: str | None, lines: int) -> None:
-    """Show the service's log, or a model's worker's."""
-    given = context.settings()
-    file = given.log_dir / "service.log"
-    if model is not None:
-        found = context.cached(given, model)
-        file = given.log_dir / f"worker-{found.name if found else model}.log"
-    try:
-        with file.open(encoding="utf-8", errors="replace") as source:
-            for line in deque(source, lines):
-                output.data(line, end="")
-    except FileNotFoundError:
-        raise UsageError(f"there is no log {file}", hint="foundry service start") from None
 
 
 @click.command("set")
@@ -197,53 +161,3 @@ def settings_document(given: Settings) -> dict[str, object]:
 def show_config(as_json: bool) -> None:
     """Print the settings that are in force, as JSON."""
     output.document(settings_document(context.settings()))
-
-
-@click.command()
-@click.option("--logs", "with_logs", is_flag=True, help="Add the last lines of the service's log.")
-@context.json_option
-def diag(as_json: bool, with_logs: bool) -> None:
-    """Report on versions, folders, service, models and disk: what to send with a question."""
-    given = context.settings()
-    report = _report(given)
-    if with_logs:
-        log = given.log_dir / "service.log"
-        report["log"] = log.read_text(errors="replace").splitlines()[-30:] if log.exists() else []
-    if as_json:
-        output.document(report)
-        return
-    for key, value in report.items():
-        if isinstance(value, list):
-            output.data(f"{key}:")
-            for line in value:
-                output.data(f"    {line}")
-        else:
-            output.data(f"{key + ':':<12} {value}")
-
-
-def _report(given: Settings) -> dict[str, Any]:
-    import platform
-    import shutil
-
-    import psutil
-
-    from localfoundry import __version__
-    from localfoundry.units import format_bytes
-
-    store = context.store(given)
-    state = instance.running(given)
-    place = next(p for p in (given.models_dir, *given.models_dir.parents) if p.exists())
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "memory": f"{format_bytes(psutil.virtual_memory().available)} of "
-        f"{format_bytes(psutil.virtual_memory().total)} free",
-        "home": str(given.home),
-        "models": f"{len(store.manifests())} in {given.models_dir}",
-        "disk": f"{format_bytes(shutil.disk_usage(place).free)} free",
-        "service": f"{state.url}, process {state.pid}, up {time.time() - state.started_at:.0f} s"
-        if state
-        else "stopped",
-        "damaged": [str(damaged) for damaged in store.damaged()],
-    }

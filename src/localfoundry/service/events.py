@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """One event. `kind`: loaded, load_failed, unloaded, evicted (for the room), expired (idle), crashed or hung.
+    """One event. `kind`: loaded, load_failed, unloaded (asked for), evicted (for the room), expired (idle), replaced
+    (by another model), crashed or hung.
 
     `seconds`: how long a load took. `reason`: words for a person.
     """

@@ -15,6 +15,7 @@ from localfoundry.service import memory
 from localfoundry.service.decisions import LoadPlan, Phase, Resident
 from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.process import Worker, new_endpoint
+from localfoundry.service.rate import Rate
 from localfoundry.store import adopted
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.space import note_use
@@ -38,6 +39,7 @@ class LoadedModel:
     engine_load_s: float | None
     memory: dict[str, int]  # by purpose, as the engine states it
     state_dir: Path | None = None
+    rate: Rate = field(default_factory=Rate)  # tokens, added as they pass
     last_beat: float = field(default_factory=time.monotonic)  # last sign of life
     last_processor_s: float = 0.0  # processor time that it had used then
 
