@@ -13,6 +13,7 @@ import click
 from localfoundry import config
 from localfoundry.cli.main import LazyGroup, cli
 from localfoundry.errors import FoundryError
+from localfoundry.model_defaults import MODEL_OPTIONS
 
 DOCS = Path(__file__).parent.parent / "docs"
 _NOTICE = "<!-- Written by scripts/build_docs.py; do not edit. -->\n\n"
@@ -29,7 +30,8 @@ def commands_page() -> str:
         "everything else to standard error. `foundry COMMAND --help` shows the same as this page.\n"
     ]
     context = click.Context(cli, info_name="foundry", help_option_names=["-h", "--help"])
-    for group in (cli, *(cli.get_command(context, name) for name in ("model", "cache", "bundle", "service", "server"))):
+    names = ("model", "cache", "bundle", "config", "service", "server")
+    for group in (cli, *(cli.get_command(context, name) for name in names)):
         assert isinstance(group, LazyGroup)
         here = context if group is cli else click.Context(group, info_name=group.name, parent=context)
         parts.append(f"## {here.command_path}\n\n{group.help}\n")
@@ -69,16 +71,30 @@ def settings_page() -> str:
     lines = [
         "# Settings\n",
         "A flag wins over the environment, the environment over `settings.json` in the home folder, the file over the "
-        "default. `foundry service set` writes the file; `foundry service set --show` prints what is in force.\n",
-        "| key in settings.json | environment | default | meaning |",
-        "|---|---|---|---|",
+        "default. `foundry config set KEY VALUE` writes the file; `foundry config list` prints what is in force and "
+        "where it comes from. [Configuration](configuration.md) says more.\n",
+        "Live: a running service takes over a change of the file at once (yes), at the next load of a model (load), or "
+        "at its own next start (no).\n",
+        "| key in settings.json | environment | default | live | meaning |",
+        "|---|---|---|---|---|",
     ]
     for option in config.options():
         meta = option.metadata
         key = "–" if option.name == "home" else f"`{meta['key']}`"
         unit = f" ({meta['unit']})" if meta["unit"] else ""
-        lines.append(f"| {key} | `{meta['env']}` | {_default(option.name)} | {_cell(meta['help'])}{unit} |")
+        live = {True: "yes", False: "no"}.get(meta["live"], meta["live"])
+        lines.append(f"| {key} | `{meta['env']}` | {_default(option.name)} | {live} | {_cell(meta['help'])}{unit} |")
     lines += [
+        "",
+        "## For one model\n",
+        "Keys of `models.NAME` in `settings.json`, where NAME is an alias, a name or an id; the more specific wins. "
+        "`foundry config set models.phi-4-mini.context 4096` sets one.\n",
+        "| key | takes effect | meaning |",
+        "|---|---|---|",
+        *(
+            f"| `{o.key}` | {o.takes_effect} | {_cell(o.help)}{f' ({o.unit})' if o.unit else ''} |"
+            for o in MODEL_OPTIONS
+        ),
         "",
         "Also honoured: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`, `SSL_CERT_FILE` for downloads; `HF_ENDPOINT`, "
         "`HF_TOKEN`, `HF_HOME`, `HF_HUB_OFFLINE` for Hugging Face; pip's own configuration for the package index; "

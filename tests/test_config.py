@@ -109,7 +109,7 @@ def test_saving_changes_what_is_named_and_keeps_the_rest(home: Path) -> None:
     assert json.loads(file.read_text()) == document
     config.save(file, {"port": None})
     assert "port" not in json.loads(file.read_text())
-    assert [p.name for p in home.iterdir()] == ["settings.json"]
+    assert [p.name for p in home.iterdir() if p.is_file()] == ["settings.json"]
 
 
 def test_a_bad_value_is_refused_and_the_file_stays(home: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_bad_value_is_refused_and_the_file_stays(home: Path) -> None:
     with pytest.raises(InvalidSetting):
         config.save(file, {"model_ttl_s": 5, "port": 99999})
     assert file.read_bytes() == before
-    assert [p.name for p in home.iterdir()] == ["settings.json"]
+    assert [p.name for p in home.iterdir() if p.is_file()] == ["settings.json"]
 
 
 def test_a_file_that_cannot_be_written_is_a_disk_error(home: Path) -> None:

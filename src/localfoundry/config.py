@@ -2,55 +2,32 @@
 
 The flag of `service set`, the environment name, the key in `settings.json` and the row in docs/settings.md all come
 from the declaration below. Order of precedence: flag, environment, file, default. A wrong value stops the start and
-names key, value and source. Our own code and not a settings library: the ones made for this import a validation
-framework that costs more start-up time and memory than the rest of the command line together.
+names key, value and source. What is chosen for single models is declared in `model_defaults.py`; keys as a person
+types them, and changing the file, are in `settings_keys.py`.
+
+Our own code and not a settings library: the ones made for this import a validation framework that costs more start-up
+time and memory than the rest of the command line together.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from localfoundry.errors import DiskError, InvalidSetting
-
-
-def _integer(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError(f"a whole number from {low} to {high}")
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError(f"a whole number from {low} to {high}") from None
-        if not low <= number <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return number
-
-    return parse
-
-
-def _boolean(value: object) -> bool:
-    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
-    raise ValueError("true or false")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("text")
-    return value
+from localfoundry import model_defaults, settings_keys
+from localfoundry.model_defaults import ModelDefaults
+from localfoundry.setting_values import boolean as _boolean
+from localfoundry.setting_values import integer as _integer
+from localfoundry.setting_values import text as _text
+from localfoundry.settings_keys import Key
 
 
 def _path(value: object) -> Path:
-    if not isinstance(value, str | Path) or not str(value).strip():
+    if not isinstance(value, str | Path) or not str(value).strip() or "\0" in str(value):
         raise ValueError("a path")
     try:
         return Path(value).expanduser().absolute()
@@ -94,9 +71,22 @@ def _collector(value: object) -> str:
     raise ValueError("auto, off, or an address such as http://127.0.0.1:4318")
 
 
-def option(default: Any, key: str, env: str, parse: Callable[[object], Any], help: str, unit: str = "") -> Any:
-    """Declare one setting: its key in `settings.json`, its environment name, how it is read and what it means."""
-    metadata = {"key": key, "env": env, "parse": parse, "help": help, "unit": unit}
+def option(
+    default: Any,
+    key: str,
+    env: str,
+    parse: Callable[[object], Any],
+    help: str,
+    unit: str = "",
+    *,
+    live: bool | Literal["load"] = False,
+) -> Any:
+    """Declare one setting: its key in `settings.json`, its environment name, how it is read and what it means.
+
+    `live`: a running service takes over a change of the file at once, or (`load`) each model at its next load;
+    otherwise the next start of the service does.
+    """
+    metadata = {"key": key, "env": env, "parse": parse, "help": help, "unit": unit, "live": live}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -108,7 +98,11 @@ def _home() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a person can choose. Made by `load`; passed down, never looked up."""
+    """Everything a person can choose. Made by `load`; passed down, never looked up.
+
+    `models`: what is chosen for single models; ask `defaults_for`. `sources`: where a setting comes from, by field
+    name: `file`, `environment` or `flag`; what is not in it has its default.
+    """
 
     home: Path = option(
         _home, "home", "FOUNDRY_HOME", _path, "Folder for settings, logs, state and (by default) models."
@@ -131,6 +125,7 @@ class Settings:
         _integer(0, 31_536_000),
         "Unload a model that was idle for so long; 0 never.",
         "seconds",
+        live="load",
     )
     idle_timeout_s: int = option(
         0,
@@ -139,6 +134,7 @@ class Settings:
         _integer(0, 31_536_000),
         "Stop the service after so long without a request; 0 never.",
         "seconds",
+        live=True,
     )
     context_length: int = option(
         0,
@@ -147,6 +143,7 @@ class Settings:
         _integer(0, 10_000_000),
         "Context to load models with; 0 takes the model's own, at most 8192.",
         "tokens",
+        live="load",
     )
     parallel: int = option(
         8,
@@ -154,6 +151,7 @@ class Settings:
         "FOUNDRY_PARALLEL",
         _integer(1, 256),
         "Requests one model answers at the same time, sharing its context memory.",
+        live="load",
     )
     load_timeout_s: int = option(
         600,
@@ -162,6 +160,7 @@ class Settings:
         _integer(1, 86_400),
         "Give up on a model that is not ready by then.",
         "seconds",
+        live=True,
     )
     drain_timeout_s: int = option(
         10,
@@ -170,6 +169,7 @@ class Settings:
         _integer(0, 3600),
         "How long a stopping service waits for answers in flight.",
         "seconds",
+        live=True,
     )
     max_body_bytes: int = option(
         32_000_000,
@@ -178,6 +178,7 @@ class Settings:
         _integer(1000, 2_000_000_000),
         "Largest request body that is read.",
         "bytes",
+        live=True,
     )
     llama_server: str = option(
         "auto",
@@ -185,6 +186,7 @@ class Settings:
         "FOUNDRY_LLAMA_SERVER",
         _text,
         "`auto` (one on the PATH, else the bundled worker), `bundled`, or a path.",
+        live="load",
     )
     catalog_file: Path | None = option(
         None,
@@ -194,7 +196,7 @@ class Settings:
         "A catalog file whose models are added to the built-in ones, and win.",
     )
     offline: bool = option(
-        False, "offline", "FOUNDRY_OFFLINE", _boolean, "Use no network; `HF_HUB_OFFLINE=1` does the same."
+        False, "offline", "FOUNDRY_OFFLINE", _boolean, "Use no network; `HF_HUB_OFFLINE=1` does the same.", live=True
     )
     download_connections: int = option(
         4,
@@ -202,6 +204,7 @@ class Settings:
         "FOUNDRY_DOWNLOAD_CONNECTIONS",
         _integer(1, 16),
         "Connections to fetch one file with, where the server can deliver parts of it.",
+        live=True,
     )
     memory_limit_bytes: int = option(
         0,
@@ -210,6 +213,7 @@ class Settings:
         _integer(0, 2**50),
         "Memory that models and all other processes may use together; 0 takes what the machine or container has.",
         "bytes",
+        live=True,
     )
     memory_reserve_bytes: int = option(
         512_000_000,
@@ -218,6 +222,7 @@ class Settings:
         _integer(0, 2**50),
         "Memory that loads leave free.",
         "bytes",
+        live=True,
     )
     retain_models: bool = option(
         False,
@@ -225,6 +230,7 @@ class Settings:
         "FOUNDRY_RETAIN_MODELS",
         _boolean,
         "Keep other models loaded, as far as memory allows, when another one is asked for.",
+        live="load",
     )
     keep_state: bool = option(
         False,
@@ -232,6 +238,7 @@ class Settings:
         "FOUNDRY_KEEP_STATE",
         _boolean,
         "Save a model's conversations to disk when it is unloaded for another one, and go on from there.",
+        live="load",
     )
     queue_length: int = option(
         256,
@@ -239,6 +246,7 @@ class Settings:
         "FOUNDRY_QUEUE_LENGTH",
         _integer(1, 100_000),
         "Requests that may wait for one model; more are refused with status 429.",
+        live=True,
     )
     queue_timeout_s: int = option(
         600,
@@ -247,6 +255,7 @@ class Settings:
         _integer(1, 86_400),
         "Refuse a request that has waited so long for its model, its load included.",
         "seconds",
+        live=True,
     )
     hang_timeout_s: int = option(
         300,
@@ -255,9 +264,15 @@ class Settings:
         _integer(1, 86_400),
         "Replace a worker that has given no sign of life for so long.",
         "seconds",
+        live=True,
     )
     log_level: str = option(
-        "information", "defaultLogLevel", "FOUNDRY_LOG_LEVEL", _level, "What the service writes to its log."
+        "information",
+        "defaultLogLevel",
+        "FOUNDRY_LOG_LEVEL",
+        _level,
+        "What the service writes to its log.",
+        live=True,
     )
     log_format: str = option(
         "text",
@@ -277,6 +292,8 @@ class Settings:
         "OpenTelemetry collector (OTLP over HTTP) that gets a trace of every request; `off`; or `auto`: the one that "
         "`OTEL_EXPORTER_OTLP_ENDPOINT` names, if it does. Needs `localfoundry[otel]`.",
     )
+    models: Mapping[str, model_defaults.Values] = field(default_factory=dict, hash=False)
+    sources: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
     @property
     def models_dir(self) -> Path:
@@ -294,89 +311,64 @@ class Settings:
     def file(self) -> Path:
         return self.home / "settings.json"
 
+    @property
+    def logging_level(self) -> int:
+        """`log_level` in the numbers of the logging module, which has no `trace`."""
+        return {"trace": 10, "debug": 10, "information": 20, "warning": 30, "error": 40}[self.log_level]
+
+    def defaults_for(self, names: Sequence[str]) -> ModelDefaults:
+        """What is chosen for one model, given its names from the least to the most specific: alias, name, id."""
+        return model_defaults.merged(self.models, names) if self.models else model_defaults.NONE
+
 
 def options() -> tuple[dataclasses.Field[Any], ...]:
     """Every declared option, in the order of the documentation."""
-    return dataclasses.fields(Settings)
+    return tuple(f for f in dataclasses.fields(Settings) if "key" in f.metadata)
 
 
-def load(overrides: Mapping[str, object] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+def load(
+    overrides: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    text: str | None = None,
+) -> Settings:
     """Settings from flags (`overrides`, by field name, None meaning not given), environment, file and defaults.
 
-    Raises InvalidSetting naming key, value and source.
+    `text` stands in for the text of the file. Raises InvalidSetting naming key, value and source.
     """
-    values: dict[str, Any] = {}
+    flags = {name: given for name, given in (overrides or {}).items() if given is not None}
     by_field = {f.name: f for f in options()}
-    home = _parse(by_field["home"], environ["FOUNDRY_HOME"], "FOUNDRY_HOME") if environ.get("FOUNDRY_HOME") else _home()
-    values["home"] = home
-    settings_file = home / "settings.json"
-    for name, value in read_file(settings_file).items():
-        values[name] = _parse(by_field[name], value, str(settings_file))
+    values: dict[str, Any] = {"home": _home()}
+    sources: dict[str, str] = {}
+
+    def take(name: str, value: object, kind: str, named: str) -> None:
+        values[name] = settings_keys.parse(by_field[name], value, named)
+        sources[name] = kind
+
+    if environ.get("FOUNDRY_HOME"):
+        take("home", environ["FOUNDRY_HOME"], "environment", "FOUNDRY_HOME")
+    if "home" in flags:
+        take("home", flags.pop("home"), "flag", "the command line")
+    file = values["home"] / "settings.json"
+    raw, models = settings_keys.split(settings_keys.document(file, text), file, options())
+    for name, value in raw.items():
+        take(name, value, "file", str(file))
     for f in options():
-        text = environ.get(f.metadata["env"])
-        if text:
-            values[f.name] = _parse(f, text, f.metadata["env"])
+        given = environ.get(f.metadata["env"])
+        if given and f.name != "home":
+            take(f.name, given, "environment", f.metadata["env"])
     if environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        values["offline"] = True
-    for name, given in (overrides or {}).items():
-        if given is not None:
-            values[name] = _parse(by_field[name], given, "the command line")
-    return Settings(**values)
+        take("offline", True, "environment", "HF_HUB_OFFLINE")
+    for name, flag in flags.items():
+        take(name, flag, "flag", "the command line")
+    return Settings(**values, models=models, sources=sources)
 
 
-def read_file(path: Path) -> dict[str, object]:
-    """Raw values of `settings.json` by field name; empty where there is no file. Raises InvalidSetting."""
-    try:
-        raw = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as exc:
-        raise InvalidSetting(f"cannot read {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidSetting(f"{path} is not UTF-8 text: {exc}", hint=f"correct or remove {path}") from exc
-    try:
-        document = json.loads(raw)
-    except json.JSONDecodeError as exc:
-        raise InvalidSetting(f"{path} is not JSON: {exc}", hint=f"correct or remove {path}") from exc
-    keys = {f.metadata["key"]: f.name for f in options() if f.name != "home"}
-    if not isinstance(document, dict):
-        raise InvalidSetting(f"{path} holds {type(document).__name__}, not an object of settings")
-    unknown = sorted(set(document) - set(keys))
-    if unknown:
-        raise InvalidSetting(f"{path} has the unknown key {unknown[0]!r}", hint="keys are listed in docs/settings.md")
-    return {keys[key]: value for key, value in document.items()}
+def find_key(text: str) -> Key:
+    """What a key typed by a person stands for; see `settings_keys.find`. Raises InvalidSetting."""
+    return settings_keys.find(text, options())
 
 
 def save(path: Path, changes: Mapping[str, object]) -> None:
-    """Change keys in `settings.json` (by field name; None removes) and replace the file in one step.
-
-    Raises InvalidSetting for a value that could not be loaded again, DiskError where the file cannot be written.
-    """
-    by_field = {f.name: f for f in options()}
-    values = read_file(path)
-    for name, value in changes.items():
-        if value is None:
-            values.pop(name, None)
-        else:
-            parsed = _parse(by_field[name], value, "the command line")
-            values[name] = str(parsed) if isinstance(parsed, Path) else parsed
-    document = {by_field[name].metadata["key"]: value for name, value in values.items()}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(document, indent=2) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())  # a power failure must not leave an empty file in place of the old settings
-        temporary.replace(path)
-    except OSError as exc:
-        raise DiskError(
-            f"cannot write {path}: {exc.strerror}", hint="set FOUNDRY_HOME to a folder you may write to"
-        ) from exc
-
-
-def _parse(f: dataclasses.Field[Any], value: object, source: str) -> Any:
-    try:
-        return f.metadata["parse"](value)
-    except ValueError as exc:
-        raise InvalidSetting(f"{f.metadata['key']} = {value!r} (from {source}) is not valid: expected {exc}") from None
+    """Change settings in `settings.json` by any name that `find_key` takes; None removes. As `settings_keys.save`."""
+    settings_keys.save(path, changes, options())

@@ -131,10 +131,11 @@ def start(settings: Settings) -> tuple[ServiceState, bool]:
 
 
 def _spawn(settings: Settings) -> None:
-    """Start the daemon and wait for its report: one line on its standard output, which it then lets go of."""
-    argv = [sys.executable, "-m", "localfoundry.api"]
-    for name in ("host", "port", "idle_timeout_s", "log_level"):
-        argv += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    """Start the daemon and wait for its report: one line on its standard output, which it then lets go of.
+
+    Only flags go along: what is in the file the daemon reads itself, so that a change of the file reaches it.
+    """
+    argv = [sys.executable, "-m", "localfoundry.api", *flags_of(settings)]
     log_file = settings.log_dir / "service.log"
     detached: dict[str, object] = {"start_new_session": True}
     if sys.platform == "win32":
@@ -151,6 +152,13 @@ def _spawn(settings: Settings) -> None:
         return
     process.wait(timeout=_START_TIMEOUT_S)
     raise _reported(report, log_file)
+
+
+def flags_of(settings: Settings) -> list[str]:
+    """The flags that these settings were made with, as a daemon takes them."""
+    given = {n: getattr(settings, n) for n, source in settings.sources.items() if source == "flag"}
+    texts = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
+    return [word for name, text in texts.items() for word in (f"--{name.replace('_', '-')}", text)]
 
 
 def _reported(report: bytes, log_file: Path) -> FoundryError:
@@ -170,6 +178,11 @@ def report_failure(error: FoundryError) -> bytes:
     """The line that `_reported` reads."""
     told: Mapping[str, object] = {"class": type(error).__name__, "message": error.message, "hint": error.hint}
     return json.dumps(told).encode() + b"\n"
+
+
+def at_terminal() -> bool:
+    """Whether this process was started in a terminal, and ends with it."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def wait_stopped(settings: Settings, timeout_s: float) -> bool:

@@ -147,6 +147,33 @@ def test_counted_tokens_are_those_of_the_request(real: Server, words: str) -> No
     assert counted["tokenCount"] == answer["usage"]["prompt_tokens"]
 
 
+def test_what_is_chosen_for_the_model_is_as_if_it_was_asked_for(real: Server) -> None:
+    """The same text and the same count as with everything in the request, and another one without it."""
+    chosen = {"system": "Answer in capital letters.", "temperature": 0, "maxTokens": 8, "repeatPenalty": 1.3}
+    asked = {
+        "messages": [{"role": "system", "content": chosen["system"]}, *SKY],
+        "temperature": 0, "max_tokens": 8, "repeat_penalty": 1.3, "cache_prompt": False,
+    }  # fmt: skip
+
+    def counted() -> int:
+        path = "/v1/chat/completions/tokenizer/encode/count"
+        return int(real.post(path, {"model": STARTER, "messages": SKY})["tokenCount"])
+
+    wanted = real.chat(STARTER, **asked)
+    before = counted()
+    real.settings.file.write_text(json.dumps({"models": {STARTER: chosen}}))
+    try:
+        wait_until(lambda: counted() != before, 5, "what is chosen is not in force")
+        answer = real.chat(STARTER, messages=SKY, cache_prompt=False)
+        assert text_of(answer) == text_of(wanted)
+        assert answer["usage"]["completion_tokens"] == wanted["usage"]["completion_tokens"]
+        assert answer["usage"]["prompt_tokens"] == wanted["usage"]["prompt_tokens"] == counted()
+        assert text_of(real.chat(STARTER, messages=SKY, repeat_penalty=1)) != text_of(wanted)
+    finally:
+        real.settings.file.unlink()
+    wait_until(lambda: counted() == before, 5, "what was chosen is still in force")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(client: OpenAI, stream: bool) -> None:
     long: Any = [{"role": "user", "content": "word " * 2000}]

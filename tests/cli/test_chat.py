@@ -27,6 +27,7 @@ def counters(foundry: Foundry) -> dict[str, Any]:
 def test_a_conversation_and_its_commands(foundry: Foundry, fake_model: Callable[..., str], tmp_path: Path) -> None:
     fake_model("parrot", answer="polly")
     fake_model("crow", answer="caw")
+    foundry.ok("config", "set", "models.parrot.system", "chosen words")
     saved = tmp_path / "talk.json"
     with Terminal("model", "run", "parrot", "--max-tokens", "3") as chat:
         chat.expect(r"^🟢 Model parrot loaded successfully$")
@@ -36,7 +37,9 @@ def test_a_conversation_and_its_commands(foundry: Foundry, fake_model: Callable[
         chat.enter("hello there")
         chat.expect(r"^polly polly polly")
         chat.enter("/stats")
-        chat.expect(r"2 tokens in, 3 out, .* in all")
+        chat.expect(r"4 tokens in, 3 out, .* in all")
+        chat.enter("/system")
+        chat.expect(r"^System prompt: chosen words \(from the settings\)")
         chat.enter("/system be brief")
         chat.expect(r"^System prompt: be brief")
         chat.enter('"""one')

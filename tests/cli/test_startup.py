@@ -24,8 +24,12 @@ print(*sys.modules, file=sys.stderr)
 
 
 @pytest.mark.parametrize(
-    "line", ["", "--help", "--version", "model --help", "model list", "cache list", "cache location", "service status"]
-)
+    "line",
+    [
+        "", "--help", "--version", "model --help", "model list", "cache list", "cache location", "service status",
+        "config", "config list", "config get port", "config set port 0",
+    ],
+)  # fmt: skip
 def test_a_cheap_command_imports_nothing_heavy(line: str) -> None:
     """`foundry --help` once took 0.33 s, because listing the commands imported the HTTP client with them."""
     done = subprocess.run(

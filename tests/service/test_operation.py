@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import sys
@@ -232,6 +233,20 @@ async def test_a_worker_is_limited_and_the_first_to_go() -> None:
         assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         score = Path(f"/proc/{process.pid}/oom_score_adj").read_text()  # noqa: ASYNC240 a file of the kernel's
         assert score.strip() == "500"
+
+
+async def test_what_is_chosen_for_one_model_holds_for_its_load_and_what_is_asked_wins() -> None:
+    chosen = {"one": {"context": 2048, "ttl_s": 7, "parallel": 3, "pinned": True, "keep_state": True}}
+    async with service() as it:
+        it.reload(dataclasses.replace(it.settings, models=chosen))
+        name = await fake(it, "one")
+        plan = (await it.load(name)).resident.plan
+        assert (plan.context, plan.ttl_s, plan.parallel, plan.pinned, plan.keep_state) == (2048, 7, 3, True, True)
+        asked = LoadOptions(context=512, ttl_s=9, pinned=False, keep_state=False)
+        plan = (await it.load(name, asked)).resident.plan
+        assert (plan.context, plan.ttl_s, plan.parallel, plan.pinned, plan.keep_state) == (512, 9, 3, False, False)
+        other = (await it.load(await fake(it, "two"))).resident.plan
+        assert (other.context, other.ttl_s, other.parallel, other.pinned) == (8192, 600, 8, False)
 
 
 async def test_the_machine_is_looked_at() -> None:

@@ -1,25 +1,33 @@
 """The service process: takes the lock, binds the port, reports to whoever started it, and only then becomes a server.
 
-What it reports is one line on standard output: `ready`, or the error that ended it. Then it lets go of that pipe, so
-that nobody who reads the starter's output waits for the daemon. From `ready` on, connections queue at the port while
-the server itself is still being imported, which takes most of the start.
+Started in the background, what it reports is one line on standard output: `ready`, or the error that ended it. Then it
+lets go of that pipe, so that nobody who reads the starter's output waits for the daemon. From `ready` on, connections
+queue at the port while the server itself is still being imported, which takes most of the start.
+
+In the foreground (`--foreground`: for systemd and its like, containers, debugging) it tells the service manager
+instead, and errors are words on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
+import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import BaseFileLock, Timeout
 
 from localfoundry import __version__, config, instance
 from localfoundry.api import logs, traces
+from localfoundry.api.notify import notify
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, FoundryError, PortInUse, ServiceStartFailed
@@ -30,23 +38,51 @@ _LOCK_WAIT_S = 2.0  # whoever asks whether a service runs holds the lock for a m
 
 
 def main() -> int:
+    flags, foreground = _arguments()
+    if not foreground:
+        return serve(flags)
     try:
-        settings = _settings()
+        return serve(flags, foreground=True)
+    except FoundryError as exc:
+        hint = f"\n  try: {exc.hint}" if exc.hint else ""
+        os.write(2, f"error: {exc.message}{hint}\n".encode())
+        return exc.exit_code
+
+
+def serve(flags: Mapping[str, object], *, foreground: bool = False) -> int:
+    """Be the service until it is told to stop; its exit status.
+
+    In the foreground what keeps it from starting is raised as FoundryError, otherwise reported on standard output.
+    """
+    again = functools.partial(config.load, flags, dict(os.environ))
+    if sys.platform != "win32" and not instance.at_terminal():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can read its settings again
+    try:
+        settings = again()
         logs.configure(settings)
         traces.check(settings)
         lock = _lock(settings)
         instance.clear_stale(settings)
         catalog = Catalog.load(settings.catalog_file)
         listener = _bind(settings)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server can drain, there is nothing to drain
         socket_dir = _announce(settings, listener)
     except FoundryError as exc:
+        if foreground:
+            raise
         os.write(1, instance.report_failure(exc))
         return exc.exit_code
     try:
+        if foreground:
+            notify("READY=1")
+        else:
+            os.write(1, b"ready\n")
+            os.dup2(2, 1)
         from localfoundry.api.server import run
 
-        run(settings, catalog, listener, socket_dir)
+        run(settings, catalog, listener, socket_dir, again)
     finally:
+        shutil.rmtree(socket_dir, ignore_errors=True)
         instance.state_file(settings).unlink(missing_ok=True)
         lock.release()
     return 0
@@ -65,21 +101,23 @@ def _announce(settings: Settings, listener: socket.socket) -> Path:
         socket_dir.rmdir()
         raise
     log.info("localfoundry %s listens on %s, models in %s", __version__, state.url, settings.models_dir)
-    os.write(1, b"ready\n")
-    os.dup2(2, 1)
     return socket_dir
 
 
-def _settings() -> Settings:
+def _arguments() -> tuple[dict[str, object], bool]:
+    """Settings given as flags, by field name, and whether to stay in the foreground."""
     parser = argparse.ArgumentParser(prog="localfoundry.api")
+    parser.add_argument("--foreground", action="store_true")
     for option in config.options():
         parser.add_argument(f"--{option.name.replace('_', '-')}", dest=option.name)
-    return config.load(vars(parser.parse_args()))
+    flags = vars(parser.parse_args())
+    return flags, flags.pop("foreground")
 
 
 def _lock(settings: Settings) -> BaseFileLock:
     try:
         settings.run_dir.mkdir(parents=True, exist_ok=True)
+        settings.log_dir.mkdir(parents=True, exist_ok=True)
         lock = instance.service_lock(settings)
         lock.acquire(timeout=_LOCK_WAIT_S)
     except Timeout:

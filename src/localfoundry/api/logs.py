@@ -23,8 +23,6 @@ from localfoundry.config import Settings
 LIMIT_BYTES = 8_000_000
 KEPT = 3  # full files, beside the one that is written
 
-_LEVELS = {"trace": logging.DEBUG, "debug": logging.DEBUG, "information": logging.INFO,
-           "warning": logging.WARNING, "error": logging.ERROR}  # fmt: skip
 _STDOUT, _STDERR = 1, 2
 _access = logging.getLogger("localfoundry.access")
 
@@ -33,7 +31,7 @@ def configure(settings: Settings) -> None:
     """Send this process's logging to standard error, in the form and at the level that are set."""
     handler = Rotating(settings.log_dir / "service.log")
     handler.setFormatter(JsonLines() if settings.log_format == "json" else TextLines())
-    logging.basicConfig(level=_LEVELS[settings.log_level], handlers=[handler])
+    logging.basicConfig(level=settings.logging_level, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if settings.access_log:
         _access.setLevel(logging.INFO)  # asked for by name, so it does not depend on the level

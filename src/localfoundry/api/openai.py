@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localfoundry.api import requests
+from localfoundry.api.defaults import filled_in
 from localfoundry.api.proxy import Forward, ask
 from localfoundry.service.service import DEFAULT_CONTEXT, Service
 from localfoundry.store.manifest import Manifest
@@ -30,7 +31,7 @@ class _Endpoint:
         whole = False
         if isinstance(parsed, requests.Sampling):
             whole = not parsed.stream
-            data = requests.for_engine(data, parsed)
+            data = requests.for_engine(filled_in(data, parsed, self.service), parsed)
         await Forward(self.service, parsed.model, self.path, data, whole=whole)(scope, receive, send)
 
 
@@ -48,6 +49,7 @@ def routes(service: Service) -> list[Route]:
     async def count_tokens(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         parsed = requests.parse(data, requests.ChatRequest)
+        data = filled_in(data, parsed, service)
         async with service.lease(parsed.model) as loaded:
             prompt = json.loads(await ask(loaded, "/apply-template", data))["prompt"]
             content = msgspec.json.encode({"content": prompt, "add_special": True, "parse_special": True})

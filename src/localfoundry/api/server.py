@@ -16,8 +16,11 @@ import uvicorn
 
 from localfoundry.api import logs, traces
 from localfoundry.api.app import create_app
+from localfoundry.api.live_settings import LiveSettings
+from localfoundry.api.notify import notify
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
+from localfoundry.instance import at_terminal
 from localfoundry.service.service import Service
 from localfoundry.store.store import Store
 
@@ -27,9 +30,14 @@ _IDLE_CHECK_S = 1.0
 _CUT_OFF_AFTER_S = 8  # workers have 5 s to end
 
 
-def run(settings: Settings, catalog: Catalog, listener: socket.socket, socket_dir: Path) -> None:
-    """Serve on a bound socket; `socket_dir` holds the workers' sockets and is removed at the end."""
-    serving = _serve(settings, catalog, listener, socket_dir)
+def run(
+    settings: Settings, catalog: Catalog, listener: socket.socket, socket_dir: Path, again: Callable[[], Settings]
+) -> None:
+    """Serve on a bound socket; `socket_dir` holds the workers' sockets and is removed at the end.
+
+    `again` reads the settings as they were read for the start, the file anew.
+    """
+    serving = _serve(settings, catalog, listener, socket_dir, again)
     if sys.platform == "win32":
         asyncio.run(serving)
     else:
@@ -38,7 +46,9 @@ def run(settings: Settings, catalog: Catalog, listener: socket.socket, socket_di
         uvloop.run(serving)
 
 
-async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket, socket_dir: Path) -> None:
+async def _serve(
+    settings: Settings, catalog: Catalog, listener: socket.socket, socket_dir: Path, again: Callable[[], Settings]
+) -> None:
     service = Service(settings, catalog, Store(settings.models_dir), socket_dir)
     closing: list[asyncio.Task[None]] = []
 
@@ -47,7 +57,10 @@ async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket, 
         streams with an error event; the server's own timeout, which cuts them off, is for what then remains."""
         server.should_exit = True
         if not closing:
-            closing.append(asyncio.create_task(service.close(settings.drain_timeout_s)))
+            notify("STOPPING=1")
+            drain_s = service.settings.drain_timeout_s
+            options.timeout_graceful_shutdown = drain_s + _CUT_OFF_AFTER_S
+            closing.append(asyncio.create_task(service.close(drain_s)))
 
     tracing = traces.begin(settings, service)
     app = create_app(service, shutdown, [*logs.access(settings), *tracing])
@@ -59,16 +72,16 @@ async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket, 
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=65536,
-        timeout_graceful_shutdown=settings.drain_timeout_s + _CUT_OFF_AFTER_S,
     )
     server = _Server(options)
-    _on_signals(shutdown)
-    stopper = asyncio.create_task(_stop_when_idle(service, shutdown)) if settings.idle_timeout_s else None
+    live = LiveSettings(service, again)
+    _on_signals(shutdown, live.reload)
+    watching = [asyncio.create_task(live.watch()), asyncio.create_task(_stop_when_idle(service, shutdown))]
     try:
         await server.serve(sockets=[listener])
     finally:
-        if stopper is not None:
-            stopper.cancel()
+        for task in watching:
+            task.cancel()
         await asyncio.gather(*closing)
         await service.close()
         for one in tracing:
@@ -76,8 +89,11 @@ async def _serve(settings: Settings, catalog: Catalog, listener: socket.socket, 
         log.info("stopped")
 
 
-def _on_signals(shutdown: Callable[[], None]) -> None:
+def _on_signals(shutdown: Callable[[], None], reload: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
+    if sys.platform != "win32":
+        # A service in the foreground ends with its terminal, any other has none and reads its settings again.
+        loop.add_signal_handler(signal.SIGHUP, shutdown if at_terminal() else reload)
     for number in (signal.SIGINT, signal.SIGTERM):
         if sys.platform == "win32":  # its loop has no signal handlers
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(shutdown))
@@ -95,7 +111,8 @@ class _Server(uvicorn.Server):
 async def _stop_when_idle(service: Service, shutdown: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(_IDLE_CHECK_S)
-        if not service.at_work and time.monotonic() - service.last_request > service.settings.idle_timeout_s:
-            log.info("stopping: no request for %d s", service.settings.idle_timeout_s)
+        limit_s = service.settings.idle_timeout_s
+        if limit_s and not service.at_work and time.monotonic() - service.last_request > limit_s:
+            log.info("stopping: no request for %d s", limit_s)
             shutdown()
             return

@@ -44,6 +44,12 @@ class Conversation:
         self.messages: list[dict[str, str]] = []
         self.last: Answer | None = None
 
+    def _chosen_system(self) -> str | None:
+        """The system prompt that the service adds where there is none of its own."""
+        name = self.loaded["id"].rpartition(":")[0]
+        system = self.given.defaults_for((self.loaded["alias"], name, self.loaded["id"])).system
+        return f"{system} (from the settings)" if system else None
+
     def say(self, text: str, runner: asyncio.Runner) -> None:
         """Send a message and print the answer. What was given before Ctrl-C stays in the conversation."""
         system = [{"role": "system", "content": self.system}] if self.system else []
@@ -81,7 +87,7 @@ class Conversation:
             output.data("The conversation is forgotten.")
         elif name == "/system":
             self.system = rest or self.system
-            output.data(f"System prompt: {self.system or 'none'}")
+            output.data(f"System prompt: {self.system or self._chosen_system() or 'none'}")
         elif name == "/model":
             self._switch(rest)
         elif name == "/stats":

@@ -9,8 +9,9 @@ import click
 
 from localfoundry import config
 from localfoundry.catalog.lookup import Catalog
+from localfoundry.cli import output
 from localfoundry.config import Settings
-from localfoundry.errors import ServiceNotRunning
+from localfoundry.errors import InvalidSetting, ServiceNotRunning
 from localfoundry.store.store import Store
 
 if TYPE_CHECKING:
@@ -23,6 +24,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def settings(**overrides: object) -> Settings:
     return config.load(overrides)
+
+
+def usable_settings() -> Settings:
+    """As `settings`, but where the file is wrong, that is told and the rest counts: a service can be running."""
+    try:
+        return config.load()
+    except InvalidSetting as exc:
+        given = config.load(text="{}")
+        output.note(f"the settings file is not in force: {exc.message}")
+        output.note("  a running service keeps the settings from before; mend it: foundry config edit")
+        return given
 
 
 def catalog(given: Settings) -> Catalog:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from localfoundry import engines
+from localfoundry import engines, model_defaults
 from localfoundry.catalog.model import Architecture, Model
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
@@ -45,7 +45,14 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "chatTemplate": template,
         "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
         "memory": _memory(newest, shape),
+        "chosen": _chosen(given, alias, newest),
     }
+
+
+def _chosen(given: Settings, alias: str, manifest: Manifest | None) -> dict[str, Any]:
+    """What the settings hold for this model."""
+    names = (alias, manifest.name, manifest.id) if manifest else (alias,)
+    return model_defaults.by_key(model_defaults.chosen(given.models, names))
 
 
 def _variants(model: Model | None) -> list[dict[str, Any]]:
@@ -112,6 +119,8 @@ def show(info: dict[str, Any]) -> None:
     line("Tasks", ", ".join(info["tasks"]))
     line("Parameters", f"{info['parameters']:,}" if info["parameters"] else None)
     line("Context", f"{info['contextLength']} tokens" if info["contextLength"] else None)
+    if info["chosen"]:
+        line("Settings", ", ".join(f"{key} {value}" for key, value in info["chosen"].items()))
     shape = info["architecture"]
     if shape:
         line(

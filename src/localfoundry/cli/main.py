@@ -83,6 +83,7 @@ SERVICE = {
     "logs": "logs:logs",
     "set": "service:set_settings",
     "diag": "diag:diag",
+    "install": "install:install",
 }
 SERVER = {
     "start": "server:start",
@@ -107,7 +108,7 @@ TOP = {
     "restart": "service:restart",
     "lock": "lock:lock",
     "sync": "lock:sync",
-    "config": "service:show_config",
+    "config": "config:config_group",
     "report": "diag:diag",
     "completion": "completion:completion",
 }

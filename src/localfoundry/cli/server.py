@@ -22,7 +22,7 @@ def start(port: int | None, idle_timeout: int | None, log_level: str | None) -> 
 @context.json_option
 def status(as_json: bool) -> None:
     """Tell whether the service runs, where, and what is loaded."""
-    given = context.settings()
+    given = context.usable_settings()
     found = service.status_document(given)
     if as_json:
         output.document(found)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from localfoundry import config, instance
+from localfoundry import config, instance, model_defaults
 from localfoundry.cli import context, loaded, output
 from localfoundry.config import Settings
 from localfoundry.instance import ServiceState
@@ -47,15 +47,22 @@ def stop_running(given: Settings) -> bool:
 @click.command()
 @click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
 @click.option("--host", help="Address to listen on.")
-def start(port: int | None, host: str | None) -> None:
+@click.option("--foreground", is_flag=True, help="Be the service instead of starting one; it logs to standard error.")
+def start(port: int | None, host: str | None, foreground: bool) -> int:
     """Start the service."""
-    started(context.settings(port=port, host=host))
+    flags = {"port": port, "host": host}
+    if foreground:
+        from localfoundry.api.__main__ import serve
+
+        return serve(flags, foreground=True)
+    started(context.settings(**flags))
+    return 0
 
 
 @click.command()
 def stop() -> None:
     """Stop the service. Answers in flight are finished first, for a while."""
-    stop_running(context.settings())
+    stop_running(context.usable_settings())
     output.data(_STOPPED)
 
 
@@ -81,7 +88,7 @@ def status_document(given: Settings) -> dict[str, Any]:
 @context.json_option
 def status(as_json: bool) -> None:
     """Tell whether the service runs, and where."""
-    given = context.settings()
+    given = context.usable_settings()
     state = instance.running(given)
     if as_json:
         output.document(status_document(given))
@@ -153,11 +160,6 @@ def settings_document(given: Settings) -> dict[str, object]:
         if option.name not in theirs:
             value = getattr(given, option.name)
             service[option.metadata["key"]] = str(value) if isinstance(value, Path) else value
-    return {"defaultLogLevel": levels[given.log_level], "serviceSettings": service}
-
-
-@click.command()
-@context.json_option
-def show_config(as_json: bool) -> None:
-    """Print the settings that are in force, as JSON."""
-    output.document(settings_document(context.settings()))
+    models = {name: model_defaults.by_key(values) for name, values in given.models.items()}
+    document = {"defaultLogLevel": levels[given.log_level], "serviceSettings": service}
+    return document | ({"models": models} if models else {})

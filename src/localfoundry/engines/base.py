@@ -26,7 +26,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """One model to load: `context` tokens are shared by `parallel` requests; `tasks` come from the version."""
+    """One model to load: `context` tokens are shared by `parallel` requests; `tasks` come from the version.
+
+    `engine_arguments` are a person's own for this model; an engine refuses by name what it cannot or may not take.
+    """
 
     model_id: str
     model_path: Path
@@ -35,6 +38,7 @@ class LoadRequest:
     parallel: int
     tasks: tuple[str, ...] = ("chat",)
     state_dir: Path | None = None  # where conversations are saved to and restored from; None: that was not asked for
+    engine_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
-        """The worker to start. Raises InvalidSetting where a configured engine is not there."""
+        """The worker to start. Raises InvalidSetting where a configured engine is not there, or an argument wrong."""
         ...
 
     def version(self, settings: Settings) -> str:

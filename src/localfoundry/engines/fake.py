@@ -14,6 +14,7 @@ from pathlib import Path
 from localfoundry import __version__
 from localfoundry.config import Settings
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
+from localfoundry.errors import InvalidSetting
 from localfoundry.store.manifest import Manifest
 
 _DEFAULT_BYTES = 30_000_000
@@ -34,6 +35,8 @@ class FakeEngine:
         return "out of memory" in log
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
+        if request.engine_arguments:
+            raise InvalidSetting(f"engineArguments of {request.model_id}: the fake engine takes none", param="model")
         argv = [sys.executable, "-m", "localfoundry.workers.fake", "--model", str(request.model_path)]
         argv += ["--alias", request.model_id, "--context", str(request.context)]
         argv += ["--socket", request.endpoint.path] if request.endpoint.path else ["--port", str(request.endpoint.port)]

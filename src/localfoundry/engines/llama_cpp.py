@@ -13,6 +13,7 @@ from pathlib import Path
 
 from localfoundry import fit
 from localfoundry.config import Settings
+from localfoundry.engines import llama_arguments
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
 from localfoundry.errors import InvalidSetting
 from localfoundry.store.manifest import Manifest
@@ -51,6 +52,11 @@ class LlamaCpp:
             return WorkerCommand(argv, "llama.cpp (native)", "CPU", reason)
         argv = (sys.executable, "-m", "localfoundry.workers.llama_cpp", *_bundled_arguments(request))
         return WorkerCommand(argv, "llama.cpp (bundled)", "CPU", reason)
+
+    def check_arguments(self, arguments: tuple[str, ...], model: str, settings: Settings) -> None:
+        """Raise InvalidSetting where a load with these arguments would."""
+        native, _ = _native_server(settings)
+        (llama_arguments.bundled if native is None else llama_arguments.native)(arguments, model)
 
     def version(self, settings: Settings) -> str:
         native, _ = _native_server(settings)
@@ -142,6 +148,8 @@ def _bundled_arguments(request: LoadRequest) -> list[str]:
         arguments.append("--embeddings")
     if "rerank" in request.tasks:
         arguments.append("--rerank")
+    for setting in llama_arguments.bundled(request.engine_arguments, request.model_id):
+        arguments += ["--engine-argument", setting]
     return arguments
 
 
@@ -159,4 +167,4 @@ def _native_arguments(request: LoadRequest) -> list[str]:
         arguments.append("--embeddings")
     if "rerank" in request.tasks:
         arguments.append("--reranking")
-    return arguments
+    return arguments + llama_arguments.native(request.engine_arguments, request.model_id)

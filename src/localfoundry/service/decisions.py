@@ -30,14 +30,20 @@ class Why(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """How a model would be loaded. `slots`: requests it takes at once; `ttl_s` 0: never unloaded for being idle."""
+    """How a model would be loaded.
+
+    `slots`: requests it is given at once, `parallel`: those it answers at once; `ttl_s` 0: never unloaded for being
+    idle; `engine_arguments`: a person's own, for the engine.
+    """
 
     need: Bytes
     context: int
     slots: int = 8
+    parallel: int = 8
     ttl_s: float = 600.0
     pinned: bool = False
     retain: bool = False  # leave the other models loaded
+    engine_arguments: tuple[str, ...] = ()
     keep_state: bool = False  # save its conversations when it is unloaded for another one
 
 

@@ -85,11 +85,12 @@ class LoadedModel:
 
 
 def load_request(
-    manifest: Manifest, model_path: Path, plan: LoadPlan, settings: Settings, socket_dir: Path, state_dir: Path | None
+    manifest: Manifest, model_path: Path, plan: LoadPlan, socket_dir: Path, state_dir: Path | None
 ) -> LoadRequest:
     return LoadRequest(
-        manifest.id, model_path, new_endpoint(socket_dir), plan.context, settings.parallel, manifest.tasks, state_dir
-    )
+        manifest.id, model_path, new_endpoint(socket_dir), plan.context, plan.parallel, manifest.tasks, state_dir,
+        plan.engine_arguments,
+    )  # fmt: skip
 
 
 async def start(

@@ -18,7 +18,7 @@ _WAITED_FOR = {
 }
 
 
-def error_of(why: Refusal, manifest: Manifest, catalog: Catalog, parallel: int) -> Exception:
+def error_of(why: Refusal, manifest: Manifest, catalog: Catalog) -> Exception:
     """The error for a request that was refused."""
     match why:
         case QueueIsFull(length):
@@ -32,7 +32,7 @@ def error_of(why: Refusal, manifest: Manifest, catalog: Catalog, parallel: int) 
                 hint="foundry service ps --verbose",
             )
         case NoRoom():
-            return _no_room(why, manifest, catalog, parallel)
+            return _no_room(why, manifest, catalog)
         case Broken(cause, retry_s):
             return _again(cause, retry_s, manifest)
 
@@ -47,10 +47,10 @@ def _again(cause: Exception, retry_s: float, manifest: Manifest) -> Exception:
     )
 
 
-def _no_room(why: NoRoom, manifest: Manifest, catalog: Catalog, parallel: int) -> FoundryError:
+def _no_room(why: NoRoom, manifest: Manifest, catalog: Catalog) -> FoundryError:
     free = max(why.free, 0)
     weights, shape = _weights(manifest), manifest.architecture
-    context = fit.largest_context(free, weights, shape, parallel, why.plan.context) if shape else None
+    context = fit.largest_context(free, weights, shape, why.plan.parallel, why.plan.context) if shape else None
     ways = []
     if context:
         ways.append(f"foundry model run {manifest.alias} --ctx {context}")

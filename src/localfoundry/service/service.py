@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from localfoundry import engines
 from localfoundry.catalog.lookup import Catalog
@@ -51,6 +52,8 @@ from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DEFAULT_CONTEXT = 8192
 _STOP_GRACE_S = 5.0
@@ -90,7 +93,7 @@ class Service:
         self._asking: dict[int, tuple[asyncio.Future[LoadedModel], Manifest]] = {}  # requests that wait
         self._manifests: dict[str, Manifest] = {}  # of models that are wanted or loaded
         self._models: dict[str, LoadedModel] = {}
-        self._measured: dict[tuple[str, int], Bytes] = {}  # what a model took with that context, here
+        self._measured: dict[tuple[str, int, int, tuple[str, ...]], Bytes] = {}  # what a kind of load took here
         self._ended: dict[str, asyncio.Event] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -98,6 +101,11 @@ class Service:
         self._closing = False
         self._drained = asyncio.Event()  # set when the last answer in flight ends while the service closes
         shutil.rmtree(self._state_dir, ignore_errors=True)
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with other settings: at once for requests and timeouts, at their next load for models."""
+        self.settings = settings
+        self._scheduler.queue_length = settings.queue_length
 
     # For whoever reports
 
@@ -283,29 +291,32 @@ class Service:
         resident = self._scheduler.residents.get(manifest.id)
         if resident is not None and options == LoadOptions():
             return resident.plan  # the way of nearly every request
-        context = self._context(manifest, options)
+        chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
+        context = self._context(manifest, options.context or chosen.context or settings.context_length)
+        parallel = chosen.parallel or settings.parallel
         return LoadPlan(
-            need=self._need(manifest, context),
+            need=self._need(manifest, context, parallel, chosen.engine_arguments),
             context=context,
-            slots=settings.parallel + _AHEAD,
-            ttl_s=settings.model_ttl_s if options.ttl_s is None else options.ttl_s,
-            pinned=bool(resident and resident.plan.pinned) if options.pinned is None else options.pinned,
-            retain=settings.retain_models if options.retain is None else options.retain,
-            keep_state=settings.keep_state if options.keep_state is None else options.keep_state,
+            slots=parallel + _AHEAD,
+            parallel=parallel,
+            ttl_s=_first(options.ttl_s, chosen.ttl_s, settings.model_ttl_s),
+            pinned=_first(options.pinned, resident.plan.pinned if resident else None, chosen.pinned, False),
+            retain=_first(options.retain, settings.retain_models),
+            engine_arguments=chosen.engine_arguments,
+            keep_state=_first(options.keep_state, chosen.keep_state, settings.keep_state),
         )
 
-    def _need(self, manifest: Manifest, context: int) -> Bytes:
+    def _need(self, manifest: Manifest, context: int, parallel: int, arguments: tuple[str, ...]) -> Bytes:
         """Bytes by device: measured here before, else predicted. Raises NotRunnable."""
-        measured = self._measured.get((manifest.id, context))
+        measured = self._measured.get((manifest.id, context, parallel, arguments))
         if measured is not None:
             return measured
         engine = engines.choose(manifest.format)
-        return engine.memory(manifest, self.store.main_file(manifest), context, self.settings.parallel)
+        return engine.memory(manifest, self.store.main_file(manifest), context, parallel)
 
-    def _context(self, manifest: Manifest, options: LoadOptions) -> int:
-        """Tokens to load with. Raises InvalidRequest for more than the model was trained for."""
+    def _context(self, manifest: Manifest, wanted: int) -> int:
+        """Tokens to load with; 0: the model's own. Raises InvalidRequest for more than the model was trained for."""
         limit = manifest.context_length
-        wanted = options.context or self.settings.context_length
         if wanted and limit and wanted > limit:
             raise InvalidRequest(
                 f"a context of {wanted} tokens is more than {manifest.alias} was trained for: {limit}",
@@ -333,7 +344,7 @@ class Service:
                 case Refuse(number, why):
                     future, manifest = self._asking.pop(number)
                     if not future.done():
-                        future.set_exception(error_of(why, manifest, self.catalog, self.settings.parallel))
+                        future.set_exception(error_of(why, manifest, self.catalog))
                 case Load(id, plan):
                     self._begin("load", self._load(self._manifests[id], plan))
                 case Stop(id, reason):
@@ -373,7 +384,7 @@ class Service:
         resident = self._scheduler.residents[manifest.id]
         state_dir = self._state_dir / f"{manifest.name}-{manifest.version}" if plan.keep_state else None
         file = self.store.main_file(manifest)
-        request = loading.load_request(manifest, file, plan, self.settings, self._socket_dir, state_dir)
+        request = loading.load_request(manifest, file, plan, self._socket_dir, state_dir)
         try:
             model = await loading.start(self.store, self.settings, manifest, request, resident)
             self._models[manifest.id] = model
@@ -444,13 +455,20 @@ class Service:
 
     def _measure(self, model: LoadedModel) -> Bytes:
         claim = model.measure()
-        before = self._measured.get((model.id, model.context), {})
-        self._measured[model.id, model.context] = {d: max(size, before.get(d, 0)) for d, size in claim.items()}
+        plan = model.resident.plan
+        kind = model.id, plan.context, plan.parallel, plan.engine_arguments
+        before = self._measured.get(kind, {})
+        self._measured[kind] = {d: max(size, before.get(d, 0)) for d, size in claim.items()}
         return claim
 
     def _tell(self, event: ModelEvent) -> None:
         for listener in self.listeners:
             listener(event)
+
+
+def _first(*values: T | None) -> T:
+    """The first that is chosen; the last one always is."""
+    return next(value for value in values if value is not None)
 
 
 def _stopping() -> ServiceStopping:

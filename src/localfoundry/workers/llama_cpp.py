@@ -6,9 +6,11 @@ Trade-off: the wheel is built for AVX2 and is slower than a native build, but ne
 from __future__ import annotations
 
 import argparse
+import enum
 import os
 import sys
 import time
+from typing import Any
 
 from localfoundry.workers import lifeline, limits
 
@@ -43,6 +45,8 @@ def main() -> None:
     params.embedding = options.embeddings or options.rerank
     if options.rerank:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    for argument in options.engine_argument:
+        _set(params, *argument.split("=", 1))
     started = time.perf_counter()
     try:
         server = xllamacpp.Server(params)
@@ -52,6 +56,18 @@ def main() -> None:
     # One write: the engine's own threads write to the same pipe, and would end up in the middle of the line.
     os.write(2, f"\nengine_load_s={time.perf_counter() - started:.4f}\n".encode())
     _wait_for_the_end(server)
+
+
+def _set(params: Any, parameter: str, text: str) -> None:
+    """Set one of the engine's parameters, read as what it is now: `n_batch=512`, `cpuparams.n_threads=1`."""
+    *places, name = parameter.split(".")
+    for place in places:
+        params = getattr(params, place)
+    kind = type(getattr(params, name))
+    if issubclass(kind, enum.Enum):
+        setattr(params, name, kind[text])
+    else:
+        setattr(params, name, text == "true" if kind is bool else kind(text))
 
 
 def _wait_for_the_end(server: object) -> None:
@@ -73,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--state-dir", help="folder for saved conversations")
     parser.add_argument("--embeddings", action="store_true")
     parser.add_argument("--rerank", action="store_true")
+    parser.add_argument("--engine-argument", action="append", default=[], metavar="PARAMETER=VALUE")
     return parser.parse_args()
 
 
