@@ -30,7 +30,7 @@ def commands_page() -> str:
         "everything else to standard error. `foundry COMMAND --help` shows the same as this page.\n"
     ]
     context = click.Context(cli, info_name="foundry", help_option_names=["-h", "--help"])
-    names = ("model", "cache", "bundle", "config", "service", "server")
+    names = ("model", "cache", "bundle", "config", "key", "service", "server")
     for group in (cli, *(cli.get_command(context, name) for name in names)):
         assert isinstance(group, LazyGroup)
         here = context if group is cli else click.Context(group, info_name=group.name, parent=context)
@@ -109,6 +109,8 @@ def _default(name: str) -> str:
         return "`~/.localfoundry`"
     option = next(o for o in config.options() if o.name == name)
     value = str(option.default).lower() if isinstance(option.default, bool) else option.default
+    if isinstance(value, tuple):
+        value = ",".join(value) or None
     return "not set" if value is None else f"`{value}`"
 
 

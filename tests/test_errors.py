@@ -12,7 +12,7 @@ from localfoundry.errors import ContextLengthExceeded, FoundryError, ModelNotCac
 
 # What OpenAI clients send again by themselves.
 RETRIED = {408, 409, 429, *range(500, 600)}
-PASSING = {"service_error", "engine_error"}
+PASSING = {"service_error", "engine_error", "rate_limit_error"}
 
 
 def tree() -> list[type[FoundryError]]:

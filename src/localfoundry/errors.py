@@ -9,12 +9,18 @@
     │   ├── ContextLengthExceeded 400 the prompt does not fit the context
     │   ├── RequestTooLarge      413  the body is larger than the service reads
     │   ├── HostNotAllowed       403  the request is not from this machine, or from another site's web page
+    │   ├── InvalidApiKey        401  no API key where one is wanted, or one that is not known, revoked or expired
+    │   ├── InsufficientScope    403  the API key does not cover what was asked for
+    │   ├── ModelNotAllowed      403  the API key is for other models
     │   ├── InvalidSetting       400  a setting from a file, the environment or a flag
+    │   │   ├── UnsafeBind       400  other machines could reach the service, and there is no API key
+    │   │   └── BadKeyFile       400  the file of API keys is damaged, or others can read it
     │   ├── InvalidLock          400  a lock file that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
     │   ├── MissingExtra         400  an optional part of this product is not installed
     │   └── InsufficientMemory   400  the model does not fit the memory, whatever is unloaded
+    ├── RateLimitExceeded        429  an API key has used up its requests or tokens of this minute
     ├── SourceError              400  the place a model comes from
     │   ├── SourceUnreachable    400  no network, no answer, no such host
     │   ├── SourceRefused        400  gated, private, or not there
@@ -43,7 +49,10 @@ The message says what failed, with value and limit. The hint is the command to t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
+
+from localfoundry.wording import without_paths
 
 
 class FoundryError(Exception):
@@ -60,12 +69,21 @@ class FoundryError(Exception):
         self.hint = hint
         self.param = param
 
-    def to_openai(self) -> dict[str, object]:
-        """The error object of the OpenAI API, with our `hint` beside it."""
+    def document(self) -> dict[str, object]:
+        """The error for whoever sits at this machine."""
         error: dict[str, object] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         if self.hint:
             error["hint"] = self.hint
-        return {"error": error}
+        return error
+
+    def to_openai(self) -> dict[str, object]:
+        """The error object of the OpenAI API, with our `hint` beside it, and without the paths of this machine."""
+        words = self.document()
+        return {"error": {key: without_paths(word) if isinstance(word, str) else word for key, word in words.items()}}
+
+    def headers(self) -> Mapping[str, str]:
+        """What the answer over HTTP says in its headers."""
+        return {}
 
 
 class UsageError(FoundryError):
@@ -151,10 +169,46 @@ class HostNotAllowed(UsageError):
     status = 403
 
 
+class InvalidApiKey(UsageError):
+    """No API key where one is wanted, or one that is not known here, was revoked, or has expired."""
+
+    code = "invalid_api_key"
+    status = 401
+
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class InsufficientScope(UsageError):
+    """The API key is good, but does not cover what was asked for; the message names the scope that would."""
+
+    code = "insufficient_scope"
+    status = 403
+
+
+class ModelNotAllowed(UsageError):
+    """The API key is limited to certain models, and this one, under whatever name, is not among them."""
+
+    code = "model_not_allowed"
+    status = 403
+
+
 class InvalidSetting(UsageError):
     """A setting has a value it cannot have; the message names key, value and where it came from."""
 
     code = "invalid_setting"
+
+
+class UnsafeBind(InvalidSetting):
+    """The service was told to listen where other machines reach it, and there is no API key; it did not start."""
+
+    code = "unsafe_bind"
+
+
+class BadKeyFile(InvalidSetting):
+    """The file of API keys is damaged, or others on this machine can read it. Nobody is let in until it is right."""
+
+    code = "bad_key_file"
 
 
 class InvalidLock(UsageError):
@@ -205,6 +259,19 @@ class InsufficientMemory(UsageError):
         error |= {"need_bytes": self.need_bytes, "free_bytes": self.free_bytes}
         error["largest_context"] = self.largest_context
         return body
+
+
+class RateLimitExceeded(FoundryError):
+    """An API key has used up its requests or tokens of the last minute; `Retry-After` says when there is room again."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    type = "rate_limit_error"
+    retry_after_s: int = 1
+    left: Mapping[str, str] = {}
+
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": str(self.retry_after_s), **self.left}
 
 
 class SourceError(FoundryError):

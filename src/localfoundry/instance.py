@@ -28,13 +28,24 @@ _START_TIMEOUT_S = 30.0
 
 
 class ServiceState(msgspec.Struct, frozen=True):
-    """What a running service says of itself: `url` without a slash at the end, times in seconds since the epoch."""
+    """What a running service says of itself: `url` without a slash at the end, times in seconds since the epoch.
+
+    `owner_token` lets in whoever can read the file, which is the account that started it; do not show or log it.
+    """
 
     pid: int
     url: str
     started_at: float
     version: str
     socket_dir: str
+    host: str = ""  # the address it listens on, which for all of them is not the one in `url`
+    owner_token: str = ""
+    certificate: str | None = None  # PEM, what a client on this machine trusts and nothing else
+    keys_required: bool = False
+    insecure: bool = False
+
+    def __repr__(self) -> str:
+        return f"ServiceState(pid={self.pid}, url={self.url!r})"
 
 
 def state_file(settings: Settings) -> Path:
@@ -95,16 +106,21 @@ def write_state(settings: Settings, state: ServiceState) -> None:
     target = state_file(settings)
     temporary = target.with_suffix(".tmp")
     try:
-        temporary.write_bytes(msgspec.json.encode(state))
+        temporary.unlink(missing_ok=True)
+        # Made with its final mode: whoever reads it may do everything the account itself may do with the service.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(msgspec.json.encode(state))
         temporary.replace(target)
     except OSError as exc:
         raise DiskError(f"cannot write {target}: {exc.strerror}") from exc
 
 
-def start(settings: Settings) -> tuple[ServiceState, bool]:
+def start(settings: Settings, *, insecure: bool = False) -> tuple[ServiceState, bool]:
     """The running service, started if there is none; True when this call started it. Blocks until it listens.
 
-    Two callers at once: one starts it, the other waits and finds it. Raises ServiceStartFailed, PortInUse, DiskError.
+    Two callers at once: one starts it, the other waits and finds it. `insecure`: without API keys although others can
+    reach it. Raises ServiceStartFailed, PortInUse, DiskError, UnsafeBind, BadKeyFile, InvalidSetting.
     """
     try:
         settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -123,19 +139,20 @@ def start(settings: Settings) -> tuple[ServiceState, bool]:
         state = running(settings)
         if state is not None:
             return state, False
-        _spawn(settings)
+        _spawn(settings, insecure)
         state = running(settings)
         if state is None:
             raise ServiceStartFailed("the service ended right after its start", hint="foundry service logs")
         return state, True
 
 
-def _spawn(settings: Settings) -> None:
+def _spawn(settings: Settings, insecure: bool) -> None:
     """Start the daemon and wait for its report: one line on its standard output, which it then lets go of.
 
     Only flags go along: what is in the file the daemon reads itself, so that a change of the file reaches it.
     """
     argv = [sys.executable, "-m", "localfoundry.api", *flags_of(settings)]
+    argv += ["--insecure"] if insecure else []
     log_file = settings.log_dir / "service.log"
     detached: dict[str, object] = {"start_new_session": True}
     if sys.platform == "win32":

@@ -239,7 +239,7 @@ def test_a_bundle_has_what_a_question_needs(foundry: Foundry, fake_model: Fake, 
     assert str(target) in said.out
     parts = read(target)
     assert {"report.json", "settings.json", "environment.json", "versions.json", "hardware.json", "service.json",
-            "service.log", "workers/worker-parrot.log"} == parts.keys()  # fmt: skip
+            "service.log", "audit.log", "workers/worker-parrot.log"} == parts.keys()  # fmt: skip
     assert "listens on" in parts["service.log"]
     assert json.loads(parts["versions.json"])["starlette"]
     assert json.loads(parts["hardware.json"])["threads"] >= 1

@@ -22,15 +22,20 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import BaseFileLock, Timeout
 
 from localfoundry import __version__, config, instance
+from localfoundry.access.bind import Bind, allowed
 from localfoundry.api import logs, traces
 from localfoundry.api.notify import notify
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
-from localfoundry.errors import DiskError, FoundryError, PortInUse, ServiceStartFailed
+from localfoundry.errors import DiskError, FoundryError, InvalidSetting, PortInUse, ServiceStartFailed
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger("localfoundry.api")
 
@@ -38,18 +43,18 @@ _LOCK_WAIT_S = 2.0  # whoever asks whether a service runs holds the lock for a m
 
 
 def main() -> int:
-    flags, foreground = _arguments()
+    flags, foreground, insecure = _arguments()
     if not foreground:
-        return serve(flags)
+        return serve(flags, insecure=insecure)
     try:
-        return serve(flags, foreground=True)
+        return serve(flags, foreground=True, insecure=insecure)
     except FoundryError as exc:
         hint = f"\n  try: {exc.hint}" if exc.hint else ""
         os.write(2, f"error: {exc.message}{hint}\n".encode())
         return exc.exit_code
 
 
-def serve(flags: Mapping[str, object], *, foreground: bool = False) -> int:
+def serve(flags: Mapping[str, object], *, foreground: bool = False, insecure: bool = False) -> int:
     """Be the service until it is told to stop; its exit status.
 
     In the foreground what keeps it from starting is raised as FoundryError, otherwise reported on standard output.
@@ -64,9 +69,11 @@ def serve(flags: Mapping[str, object], *, foreground: bool = False) -> int:
         lock = _lock(settings)
         instance.clear_stale(settings)
         catalog = Catalog.load(settings.catalog_file)
+        tls = _tls(settings)
         listener = _bind(settings)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server can drain, there is nothing to drain
-        socket_dir = _announce(settings, listener)
+        bind = _rules(settings, listener, tls is not None, insecure)
+        socket_dir = _announce(settings, bind, tls[1] if tls else None)
     except FoundryError as exc:
         if foreground:
             raise
@@ -80,7 +87,7 @@ def serve(flags: Mapping[str, object], *, foreground: bool = False) -> int:
             os.dup2(2, 1)
         from localfoundry.api.server import run
 
-        run(settings, catalog, listener, socket_dir, again)
+        run(settings, catalog, listener, socket_dir, bind, tls[0] if tls else None, again)
     finally:
         shutil.rmtree(socket_dir, ignore_errors=True)
         instance.state_file(settings).unlink(missing_ok=True)
@@ -88,30 +95,53 @@ def serve(flags: Mapping[str, object], *, foreground: bool = False) -> int:
     return 0
 
 
-def _announce(settings: Settings, listener: socket.socket) -> Path:
+def _announce(settings: Settings, bind: Bind, certificate: str | None) -> Path:
     """Tell everyone where the service is, and return the folder of its workers' sockets. Raises DiskError."""
     # Made with mode 0700. In the system's folder for temporary files: the path of a socket must be short.
     socket_dir = Path(tempfile.mkdtemp(prefix=instance.SOCKET_DIR_PREFIX))
-    port = listener.getsockname()[1]
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    state = instance.ServiceState(os.getpid(), f"http://{host}:{port}", time.time(), __version__, str(socket_dir))
+    state = instance.ServiceState(
+        os.getpid(), bind.url, time.time(), __version__, str(socket_dir), bind.host, bind.owner_token, certificate,
+        bind.keys_required, bind.insecure,
+    )  # fmt: skip
     try:
         instance.write_state(settings, state)
     except DiskError:
         socket_dir.rmdir()
         raise
     log.info("localfoundry %s listens on %s, models in %s", __version__, state.url, settings.models_dir)
+    if bind.insecure:
+        log.warning("whoever reaches %s port %d can use the models: --insecure", bind.host, bind.port)
     return socket_dir
 
 
-def _arguments() -> tuple[dict[str, object], bool]:
-    """Settings given as flags, by field name, and whether to stay in the foreground."""
+def _arguments() -> tuple[dict[str, object], bool, bool]:
+    """Settings given as flags, by field name, and whether to stay in the foreground and to be insecure."""
     parser = argparse.ArgumentParser(prog="localfoundry.api")
     parser.add_argument("--foreground", action="store_true")
     for option in config.options():
         parser.add_argument(f"--{option.name.replace('_', '-')}", dest=option.name)
+    parser.add_argument("--insecure", action="store_true")
     flags = vars(parser.parse_args())
-    return flags, flags.pop("foreground")
+    return flags, flags.pop("foreground"), flags.pop("insecure")
+
+
+def _tls(settings: Settings) -> tuple[ssl.SSLContext, str] | None:
+    if settings.tls_certificate is None and settings.tls_key is None:
+        return None
+    from localfoundry.api.tls import server_context
+
+    return server_context(settings)
+
+
+def _rules(settings: Settings, listener: socket.socket, tls: bool, insecure: bool) -> Bind:
+    """What holds at the address that was bound, which is what counts, whatever its name. Raises UnsafeBind."""
+    address, port = listener.getsockname()[:2]
+    try:
+        required, opened = allowed(settings, address, insecure=insecure)
+    except FoundryError:
+        listener.close()
+        raise
+    return Bind(host=address, port=port, tls=tls, keys_required=required, insecure=opened)
 
 
 def _lock(settings: Settings) -> BaseFileLock:
@@ -128,13 +158,13 @@ def _lock(settings: Settings) -> BaseFileLock:
 
 
 def _bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises PortInUse naming who has the port, where the system tells."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    """The listening socket. Raises PortInUse naming who has the port, where the system tells, and InvalidSetting."""
+    family, address = _resolved(settings)
     listener = socket.socket(family, socket.SOCK_STREAM)
     if os.name != "nt":  # there, this option would let two services have one port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((settings.host, settings.port))
+        listener.bind(address)
         listener.listen(2048)
     except OSError as exc:
         listener.close()
@@ -144,6 +174,18 @@ def _bind(settings: Settings) -> socket.socket:
         ) from exc
     listener.setblocking(False)
     return listener
+
+
+def _resolved(settings: Settings) -> tuple[int, tuple[str, int]]:
+    family = socket.AF_UNSPEC if settings.host != "localhost" else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(settings.host, settings.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    except OSError as exc:
+        raise InvalidSetting(
+            f"host = {settings.host!r} is not an address or a name of this machine: {exc.strerror}",
+            hint="foundry service start --host 127.0.0.1",
+        ) from exc
+    return found[0][0], found[0][4]  # type: ignore[return-value]
 
 
 def _holder(port: int) -> str:

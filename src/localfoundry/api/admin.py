@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from localfoundry.api import requests
+from localfoundry.api import exchange, requests
 from localfoundry.errors import InvalidRequest
 from localfoundry.service.loading import LoadedModel
 from localfoundry.service.memory import resident_bytes
@@ -27,11 +27,13 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
         options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.pin, wanted.keep_state)
         before = service.loaded(wanted.model)
         model = await service.load(wanted.model, options)
+        exchange.of(request.scope).model = model.id
         return JSONResponse(describe(service, model) | {"already_loaded": model is before})
 
     async def unload(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         wanted = requests.parse(data, requests.UnloadBody)
+        exchange.of(request.scope).model = service.resolve(wanted.model).id
         return JSONResponse({"unloaded": await service.unload(wanted.model, force=wanted.force)})
 
     async def stop(_: Request) -> JSONResponse:

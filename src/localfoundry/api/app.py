@@ -1,4 +1,4 @@
-"""The ASGI application: routes, the local-only guard, request ids, and the one handler that answers errors."""
+"""The ASGI application: routes behind their guards, request ids, and the one handler that answers errors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from localfoundry.api import admin, download, exchange, foundry, metrics, openai
 from localfoundry.api.counters import Counters
 from localfoundry.api.exchange import Exchange, Observer
-from localfoundry.api.security import LocalOnly
+from localfoundry.api.gate import Authenticate, Gate
+from localfoundry.api.scopes import guarded
+from localfoundry.api.security import Cors, LocalOnly
 from localfoundry.errors import FoundryError
 from localfoundry.service.service import Service
 
 log = logging.getLogger(__name__)
 
 
-def create_app(service: Service, shutdown: Callable[[], None], observers: Sequence[Observer] = ()) -> ASGIApp:
+def create_app(
+    service: Service, shutdown: Callable[[], None], observers: Sequence[Observer] = (), *, gate: Gate
+) -> ASGIApp:
     """The application for one service. `shutdown` is called when a client asks the service to stop.
 
     Every observer is told of every request at its end; it must not block or raise.
@@ -37,8 +41,11 @@ def create_app(service: Service, shutdown: Callable[[], None], observers: Sequen
         *admin.routes(service, shutdown),
         *metrics.routes(service, counters),
     ]
-    router = Router(routes, redirect_slashes=False, default=_not_found)
-    return ErrorShape(LocalOnly(router), [counters.ended, *observers])
+    settings = service.settings
+    router = Router(guarded(routes, gate), redirect_slashes=False, default=_not_found)
+    local = LocalOnly(Authenticate(router, gate), settings.allowed_hosts, settings.allowed_origins)
+    app = ErrorShape(local, [counters.ended, *observers, gate.spent])
+    return Cors(app, settings.allowed_origins) if settings.allowed_origins else app
 
 
 class ErrorShape:
@@ -91,7 +98,7 @@ def _code(exc: Exception) -> str:
 
 def _answer(exc: Exception, scope: Scope, request_id: str) -> JSONResponse:
     if isinstance(exc, FoundryError):
-        return JSONResponse(exc.to_openai(), status_code=exc.status)
+        return JSONResponse(exc.to_openai(), status_code=exc.status, headers=exc.headers())
     if isinstance(exc, HTTPException):  # raised by the router: method not allowed
         answer = _error(exc.status_code, f"{scope['method']} {scope['path']}: {exc.detail}", _code(exc))
         answer.headers.update(exc.headers or {})

@@ -17,15 +17,20 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from localfoundry import engines
-from localfoundry.api import requests
+from localfoundry.api import exchange, requests
+from localfoundry.api.exchange import Exchange
 from localfoundry.catalog.filters import preferred_variant
-from localfoundry.errors import FoundryError, InvalidRequest, NotRunnable
+from localfoundry.catalog.model import Variant
+from localfoundry.config import Settings
+from localfoundry.errors import FoundryError, InvalidRequest, NotRunnable, SourceRefused
 from localfoundry.service.service import Service
 from localfoundry.sources.plan import PullPlan
+from localfoundry.sources.reference import IndexReference, LocalReference, parse
 from localfoundry.sources.resolve import plan_variant
 from localfoundry.store.download import Limits
 from localfoundry.store.progress import Tally
 from localfoundry.store.pull import pull
+from localfoundry.wording import without_paths
 
 _TELL_EVERY_S = 0.25
 
@@ -34,7 +39,8 @@ def routes(service: Service) -> list[Route]:
     async def download(request: Request) -> StreamingResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         name = _model_name(requests.parse(data, dict[str, Any]))
-        return StreamingResponse(_while_working(service, _told(service, name)), media_type="text/plain; charset=utf-8")
+        lines = _told(service, name, exchange.of(request.scope))
+        return StreamingResponse(_while_working(service, lines), media_type="text/plain; charset=utf-8")
 
     return [Route("/openai/download", download, methods=["POST"])]
 
@@ -55,7 +61,22 @@ async def plan_for(service: Service, name: str) -> PullPlan:
     chosen = variant or preferred_variant(model, engines.runnable_formats())
     if chosen is None:
         raise NotRunnable(f"no engine here runs any variant of {model.alias}", hint="foundry model list")
+    _check_source(chosen, service.settings)
     return await plan_variant(model, chosen, service.settings)
+
+
+def _check_source(variant: Variant, settings: Settings) -> None:
+    """Raises SourceRefused unless the catalog, which may be the user's own, names a source that HTTP may reach."""
+    if variant.source is None:
+        return  # refused with a better reason where the plan is made
+    parsed = parse(variant.source)
+    kind = "file" if isinstance(parsed, LocalReference) else "pypi" if isinstance(parsed, IndexReference) else "hf"
+    if kind not in settings.allowed_sources:
+        raise SourceRefused(
+            f"{variant.id} comes from a source ({kind}) that downloads over HTTP may not use; "
+            f"allowedSources = {', '.join(settings.allowed_sources) or 'none'}",
+            hint=f"foundry model download {variant.name}",
+        )
 
 
 async def _while_working(service: Service, lines: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
@@ -65,10 +86,11 @@ async def _while_working(service: Service, lines: AsyncGenerator[bytes, None]) -
                 yield line
 
 
-async def _told(service: Service, name: str) -> AsyncGenerator[bytes, None]:
+async def _told(service: Service, name: str, known: Exchange) -> AsyncGenerator[bytes, None]:
     error: str | None = None
     try:
         plan = await plan_for(service, name)
+        known.model = plan.name
         tally = Tally(plan.size_bytes)
         limits = Limits(connections=service.settings.download_connections)
         work = asyncio.create_task(pull(service.store, plan, tally, offline=service.settings.offline, limits=limits))
@@ -80,7 +102,8 @@ async def _told(service: Service, name: str) -> AsyncGenerator[bytes, None]:
         finally:
             work.cancel()
     except FoundryError as exc:
-        error = f"{exc.message}. {exc.hint}" if exc.hint else exc.message
+        known.outcome = exc.code
+        error = without_paths(f"{exc.message}. {exc.hint}" if exc.hint else exc.message)
     else:
         yield f"Total 100.000% Downloading {plan.files[0].name}\n[DONE] All Completed!\n".encode()
     yield json.dumps({"success": error is None, "errorMessage": error, "error": error}).encode()

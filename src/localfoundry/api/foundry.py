@@ -15,6 +15,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from localfoundry import __version__, engines
+from localfoundry.access.caller import Caller
+from localfoundry.api import exchange
+from localfoundry.api.gate import caller_of
 from localfoundry.api.requests import LONGEST_TTL_S
 from localfoundry.catalog.filters import preferred_variant
 from localfoundry.catalog.foundry import foundry_entry
@@ -29,8 +32,11 @@ def routes(service: Service) -> list[Route]:
     return [*_first_generation(service), *_second_generation(service), *_health(service)]
 
 
-def entries(service: Service) -> list[dict[str, object]]:
-    """The catalog as a list of entries: what can run here, the preferred variant of each alias first."""
+def entries(service: Service, caller: Caller) -> list[dict[str, object]]:
+    """The catalog as a list of entries: what can run here, the preferred variant of each alias first.
+
+    What is in no catalog is listed to those who may use it.
+    """
     formats = engines.runnable_formats()
     result = []
     known: set[str] = set()
@@ -40,7 +46,7 @@ def entries(service: Service) -> list[dict[str, object]]:
         for variant in ([first] if first else []) + usable:
             known.add(variant.name)
             result.append(foundry_entry(model, variant))
-    return result + [_cached_entry(m) for m in service.store.manifests() if m.name not in known]
+    return result + [_cached_entry(m) for m in service.store.manifests() if m.name not in known and caller.covers(m)]
 
 
 def _cached_entry(manifest: Manifest) -> dict[str, object]:
@@ -54,8 +60,8 @@ def _cached_entry(manifest: Manifest) -> dict[str, object]:
 
 
 def _first_generation(service: Service) -> list[Route]:
-    async def listing(_: Request) -> JSONResponse:
-        return JSONResponse(entries(service))
+    async def listing(request: Request) -> JSONResponse:
+        return JSONResponse(entries(service, caller_of(request.scope)))
 
     async def cache(_: Request) -> JSONResponse:
         return JSONResponse({"location": str(service.store.root)})
@@ -64,23 +70,24 @@ def _first_generation(service: Service) -> list[Route]:
         endpoint = str(request.base_url).rstrip("/")
         value: dict[str, Any] = {
             "endpoints": [endpoint],
-            "modelDirPath": str(service.store.root),
+            "modelDirPath": _folder(service, request),
             "pipeName": None,
             "isAutoRegistrationResolved": True,
             "autoRegistrationStatus": "Successfully downloaded and registered all valid EPs.",
         }
         return JSONResponse(value | {key[0].upper() + key[1:]: item for key, item in value.items()})
 
-    async def cached(_: Request) -> JSONResponse:
-        return JSONResponse([m.id for m in service.store.manifests()])
+    async def cached(request: Request) -> JSONResponse:
+        return JSONResponse([m.id for m in service.store.manifests() if caller_of(request.scope).covers(m)])
 
-    async def loaded(_: Request) -> JSONResponse:
-        return JSONResponse([m.id for m in service.models])
+    async def loaded(request: Request) -> JSONResponse:
+        return JSONResponse(_loaded(service, request))
 
     async def load(request: Request) -> Response:
         # An SDK that loads two models means to use both, so the others stay; `model run` and first requests switch.
         ttl = request.query_params.get("ttl") or request.query_params.get("timeout")
-        await service.load(request.path_params["name"], LoadOptions(retain=True, ttl_s=_seconds(ttl)))
+        options = LoadOptions(retain=True, ttl_s=_seconds(ttl))
+        exchange.of(request.scope).model = (await service.load(request.path_params["name"], options)).id
         return Response(status_code=200)
 
     async def unload(request: Request) -> Response:
@@ -115,15 +122,16 @@ def _first_generation(service: Service) -> list[Route]:
 def _second_generation(service: Service) -> list[Route]:
     async def status(request: Request) -> JSONResponse:
         endpoint = str(request.base_url).rstrip("/")
-        return JSONResponse({"modelCachePath": str(service.store.root), "endpoints": [endpoint], "pid": os.getpid()})
+        folder = _folder(service, request)
+        return JSONResponse({"modelCachePath": folder, "endpoints": [endpoint], "pid": os.getpid()})
 
-    async def loaded(_: Request) -> JSONResponse:
-        return JSONResponse([m.id for m in service.models])
+    async def loaded(request: Request) -> JSONResponse:
+        return JSONResponse(_loaded(service, request))
 
     async def load(request: Request) -> JSONResponse:
         name = request.path_params["name"]
         present = service.loaded(name) is not None
-        await service.load(name, LoadOptions(retain=True))
+        exchange.of(request.scope).model = (await service.load(name, LoadOptions(retain=True))).id
         return JSONResponse({"status": "already_loaded" if present else "loaded"})
 
     async def unload(request: Request) -> JSONResponse:
@@ -138,8 +146,19 @@ def _second_generation(service: Service) -> list[Route]:
     ]
 
 
+def _folder(service: Service, request: Request) -> str:
+    """Where the models are: for those who could move them. The key stays, because clients want it there."""
+    return str(service.store.root) if caller_of(request.scope).is_admin else ""
+
+
+def _loaded(service: Service, request: Request) -> list[str]:
+    return [m.id for m in service.models if caller_of(request.scope).covers(m.manifest)]
+
+
 def _health(service: Service) -> list[Route]:
-    async def health(_: Request) -> JSONResponse:
+    async def health(request: Request) -> JSONResponse:
+        if not caller_of(request.scope).scopes:  # strangers learn that it is alive, not for how long or which version
+            return JSONResponse({"status": "ok"})
         return JSONResponse(
             {
                 "status": "ok",

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localfoundry.api import requests
 from localfoundry.api.defaults import filled_in
+from localfoundry.api.gate import caller_of
 from localfoundry.api.proxy import Forward, ask
 from localfoundry.service.service import DEFAULT_CONTEXT, Service
 from localfoundry.store.manifest import Manifest
@@ -28,11 +29,12 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         data = await requests.body(Request(scope, receive), self.service.settings.max_body_bytes)
         parsed = requests.parse(data, self.kind)
+        model = caller_of(scope).permitted(parsed.model, self.service.resolve)
         whole = False
         if isinstance(parsed, requests.Sampling):
             whole = not parsed.stream
             data = requests.for_engine(filled_in(data, parsed, self.service), parsed)
-        await Forward(self.service, parsed.model, self.path, data, whole=whole)(scope, receive, send)
+        await Forward(self.service, model, self.path, data, whole=whole)(scope, receive, send)
 
 
 def routes(service: Service) -> list[Route]:
@@ -40,17 +42,20 @@ def routes(service: Service) -> list[Route]:
         endpoint: ASGIApp = _Endpoint(service, path, kind)
         return Route(path, endpoint, methods=["POST"])
 
-    async def models(_: Request) -> JSONResponse:
-        return JSONResponse({"object": "list", "data": [model_object(m) for m in service.store.manifests()]})
+    async def models(request: Request) -> JSONResponse:
+        visible = [m for m in service.store.manifests() if caller_of(request.scope).covers(m)]
+        return JSONResponse({"object": "list", "data": [model_object(m) for m in visible]})
 
     async def model(request: Request) -> JSONResponse:
-        return JSONResponse(model_object(service.resolve(request.path_params["name"])))
+        name = caller_of(request.scope).permitted(request.path_params["name"], service.resolve)
+        return JSONResponse(model_object(service.resolve(name)))
 
     async def count_tokens(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         parsed = requests.parse(data, requests.ChatRequest)
+        model = caller_of(request.scope).permitted(parsed.model, service.resolve)
         data = filled_in(data, parsed, service)
-        async with service.lease(parsed.model) as loaded:
+        async with service.lease(model) as loaded:
             prompt = json.loads(await ask(loaded, "/apply-template", data))["prompt"]
             content = msgspec.json.encode({"content": prompt, "add_special": True, "parse_special": True})
             tokens = json.loads(await ask(loaded, "/tokenize", content))["tokens"]

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from pathlib import Path
 
 import uvicorn
 
+from localfoundry.access.bind import Bind
 from localfoundry.api import logs, traces
 from localfoundry.api.app import create_app
+from localfoundry.api.gate import Gate
 from localfoundry.api.live_settings import LiveSettings
 from localfoundry.api.notify import notify
 from localfoundry.catalog.lookup import Catalog
@@ -31,13 +34,19 @@ _CUT_OFF_AFTER_S = 8  # workers have 5 s to end
 
 
 def run(
-    settings: Settings, catalog: Catalog, listener: socket.socket, socket_dir: Path, again: Callable[[], Settings]
+    settings: Settings,
+    catalog: Catalog,
+    listener: socket.socket,
+    socket_dir: Path,
+    bind: Bind,
+    tls: ssl.SSLContext | None,
+    again: Callable[[], Settings],
 ) -> None:
     """Serve on a bound socket; `socket_dir` holds the workers' sockets and is removed at the end.
 
     `again` reads the settings as they were read for the start, the file anew.
     """
-    serving = _serve(settings, catalog, listener, socket_dir, again)
+    serving = _serve(settings, catalog, listener, socket_dir, bind, tls, again)
     if sys.platform == "win32":
         asyncio.run(serving)
     else:
@@ -47,7 +56,13 @@ def run(
 
 
 async def _serve(
-    settings: Settings, catalog: Catalog, listener: socket.socket, socket_dir: Path, again: Callable[[], Settings]
+    settings: Settings,
+    catalog: Catalog,
+    listener: socket.socket,
+    socket_dir: Path,
+    bind: Bind,
+    tls: ssl.SSLContext | None,
+    again: Callable[[], Settings],
 ) -> None:
     service = Service(settings, catalog, Store(settings.models_dir), socket_dir)
     closing: list[asyncio.Task[None]] = []
@@ -63,7 +78,8 @@ async def _serve(
             closing.append(asyncio.create_task(service.close(drain_s)))
 
     tracing = traces.begin(settings, service)
-    app = create_app(service, shutdown, [*logs.access(settings), *tracing])
+    gate = Gate(settings, bind)
+    app = create_app(service, shutdown, [*logs.access(settings), *tracing], gate=gate)
     options = uvicorn.Config(
         app,
         lifespan="off",
@@ -72,11 +88,13 @@ async def _serve(
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=65536,
+        ssl_context_factory=(lambda *_: tls) if tls is not None else None,
     )
     server = _Server(options)
     live = LiveSettings(service, again)
     _on_signals(shutdown, live.reload)
     watching = [asyncio.create_task(live.watch()), asyncio.create_task(_stop_when_idle(service, shutdown))]
+    gate.opened()
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -24,6 +24,8 @@ from localfoundry.bench.prompts import prompt
 from localfoundry.errors import FoundryError, InvalidRequest, ServiceError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 ROUNDS = 5
@@ -154,6 +156,7 @@ async def measure(
     nonce: str | None = None,
     timeout_s: float = TIMEOUT_S,
     headers: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
     on_sample: Callable[[Sample], None] | None = None,
 ) -> Measurement:
     """Measure every candidate; the failure of one is its `error`, and the others go on.
@@ -175,7 +178,7 @@ async def measure(
     )
     began = time.perf_counter()
     try:
-        async with _client(base_url, headers) as client:
+        async with _client(base_url, headers, verify) as client:
             await _run(_Endpoint(client, result, began), load, on_sample)
     except asyncio.CancelledError:
         result.interrupted = True
@@ -226,7 +229,7 @@ async def _load_all(outcomes: Sequence[Outcome], load: Load | None) -> None:
         outcome.load_s, outcome.error = done[model]
 
 
-def _client(base_url: str, headers: Mapping[str, str] | None) -> httpx2.AsyncClient:
+def _client(base_url: str, headers: Mapping[str, str] | None, verify: ssl.SSLContext | bool) -> httpx2.AsyncClient:
     import httpx2
 
     parts = urlsplit(base_url)
@@ -235,7 +238,9 @@ def _client(base_url: str, headers: Mapping[str, str] | None) -> httpx2.AsyncCli
     # A proxy from the environment would stand between a local service and its measurement.
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     root = base_url.rstrip("/").removesuffix("/v1")
-    return httpx2.AsyncClient(base_url=root, headers=dict(headers or {}), timeout=None, trust_env=not local)
+    return httpx2.AsyncClient(
+        base_url=root, headers=dict(headers or {}), timeout=None, trust_env=not local, verify=verify
+    )
 
 
 class _Endpoint:

@@ -106,7 +106,7 @@ def _adopt(store: Store, plans: list[AdoptionPlan], refused: tuple[Refused, ...]
     if as_json:
         _document(
             plans, refused, adopted=[{"id": m.id, "alias": m.alias} for _, m in done],
-            failed=[e.to_openai()["error"] for e in failed],
+            failed=[e.document() for e in failed],
         )  # fmt: skip
     else:
         for _, manifest in done:

@@ -12,6 +12,7 @@ from localfoundry.units import format_duration
 
 if TYPE_CHECKING:
     from localfoundry.client import ServiceClient
+    from localfoundry.instance import ServiceState
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,9 @@ async def stream_chat(
         answer.total_s = time.monotonic() - started
 
 
-def ask(url: str, loaded: dict[str, Any], prompt: str, options: Sampling, *, as_json: bool, verbose: bool) -> None:
+def ask(
+    state: ServiceState, loaded: dict[str, Any], prompt: str, options: Sampling, *, as_json: bool, verbose: bool
+) -> None:
     """One prompt, one answer on standard output. Raises the service's errors."""
     import asyncio
 
@@ -129,7 +132,7 @@ def ask(url: str, loaded: dict[str, Any], prompt: str, options: Sampling, *, as_
     answer = Answer()
 
     async def work() -> None:
-        async with ServiceClient(url) as client:
+        async with ServiceClient(state) as client:
             await stream_chat(client, loaded["id"], messages, options, None if as_json else Printer(), answer)
 
     asyncio.run(work())
@@ -141,7 +144,7 @@ def ask(url: str, loaded: dict[str, Any], prompt: str, options: Sampling, *, as_
         output.data(output.dim(answer.figures()))
 
 
-def complete_text(url: str, loaded: dict[str, Any], text: str, options: Sampling, *, as_json: bool) -> None:
+def complete_text(state: ServiceState, loaded: dict[str, Any], text: str, options: Sampling, *, as_json: bool) -> None:
     """Continue a text. Raises the service's errors."""
     import asyncio
 
@@ -156,7 +159,7 @@ def complete_text(url: str, loaded: dict[str, Any], text: str, options: Sampling
 
     async def work() -> str:
         whole = ""
-        async with ServiceClient(url) as client:
+        async with ServiceClient(state) as client:
             async for piece in pieces(client):
                 whole += piece
                 if not as_json:

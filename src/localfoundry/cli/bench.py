@@ -14,6 +14,7 @@ from localfoundry.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from localfoundry.bench.run import Candidate, Measurement, Sample
+    from localfoundry.instance import ServiceState
 
 
 @click.command()
@@ -49,7 +50,7 @@ def bench(models: tuple[str, ...], rounds: int, max_tokens: tuple[int, ...], pro
         if context.cached(given, model) is None:
             pull_model(given, model, quiet=as_json)
     state, _ = instance.start(given)
-    result, loaded = _measure(given, state.url, candidates, rounds, seed)
+    result, loaded = _measure(given, state, candidates, rounds, seed)
     facts = _facts(loaded)
     if as_json:
         output.document(report.document(result, facts))
@@ -59,12 +60,12 @@ def bench(models: tuple[str, ...], rounds: int, max_tokens: tuple[int, ...], pro
 
 
 def _measure(
-    given: Settings, url: str, candidates: list[Candidate], rounds: int, seed: int
+    given: Settings, state: ServiceState, candidates: list[Candidate], rounds: int, seed: int
 ) -> tuple[Measurement, dict[str, dict[str, Any]]]:
     import asyncio
 
     from localfoundry.bench.run import measure
-    from localfoundry.client import ServiceClient
+    from localfoundry.client import ServiceClient, authorization, trust
 
     loaded: dict[str, dict[str, Any]] = {}
     total = len(candidates) * (rounds + 1)
@@ -77,7 +78,7 @@ def _measure(
         output.note(f"\r{done}/{total}  {sample.label}: {what}\x1b[K", end="")
 
     async def work() -> Measurement:
-        async with ServiceClient(url) as client:
+        async with ServiceClient(state) as client:
 
             async def load(model: str) -> float:
                 # The first one makes room, the others stay beside it, so that they can be measured in turns. A model
@@ -88,7 +89,14 @@ def _measure(
                 return float(account["load_s"])
 
             return await measure(
-                url, candidates, load, rounds=rounds, seed=seed, on_sample=told if output.shows_progress() else None
+                state.url,
+                candidates,
+                load,
+                rounds=rounds,
+                seed=seed,
+                headers=authorization(state),
+                verify=trust(state),
+                on_sample=told if output.shows_progress() else None,
             )
 
     result = asyncio.run(work())

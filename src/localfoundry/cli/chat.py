@@ -20,6 +20,8 @@ from localfoundry.errors import FoundryError
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
+    from localfoundry.instance import ServiceState
+
 _HELP = """\
 /help, /?         this list
 /exit             leave (Ctrl-D does the same); the model stays loaded
@@ -34,9 +36,11 @@ _HELP = """\
 class Conversation:
     """Messages so far, and the model they go to."""
 
-    def __init__(self, given: Settings, url: str, loaded: dict[str, Any], options: Sampling, verbose: bool) -> None:
+    def __init__(
+        self, given: Settings, state: ServiceState, loaded: dict[str, Any], options: Sampling, verbose: bool
+    ) -> None:
         self.given = given
-        self.url = url
+        self.state = state
         self.loaded = loaded
         self.options = options
         self.verbose = verbose
@@ -57,7 +61,7 @@ class Conversation:
         answer = Answer()
 
         async def work() -> None:
-            async with ServiceClient(self.url) as client:
+            async with ServiceClient(self.state) as client:
                 await stream_chat(client, self.loaded["id"], messages, self.options, Printer(), answer)
 
         try:
@@ -124,10 +128,10 @@ def greet() -> None:
     output.data("Press Ctrl+C to cancel generation. Type /exit to leave the chat.")
 
 
-def converse(given: Settings, url: str, loaded: dict[str, Any], options: Sampling, *, verbose: bool) -> None:
+def converse(given: Settings, state: ServiceState, loaded: dict[str, Any], options: Sampling, *, verbose: bool) -> None:
     """Talk until /exit or end of file. The model stays loaded."""
     greet()
-    conversation = Conversation(given, url, loaded, options, verbose)
+    conversation = Conversation(given, state, loaded, options, verbose)
     reader = _reader(given)
     with asyncio.Runner() as runner:
         while True:

@@ -68,7 +68,7 @@ def with_service(given: Settings, work: Callable[[ServiceClient], Coroutine[Any,
         raise ServiceNotRunning
 
     async def call() -> T:
-        async with ServiceClient(state.url) as client:
+        async with ServiceClient(state) as client:
             return await work(client)
 
     return asyncio.run(call())

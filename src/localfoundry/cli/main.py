@@ -92,6 +92,11 @@ SERVER = {
     "status": "server:status",
     "logs": "logs:logs",
 }
+KEY = {
+    "create": "key:create",
+    "list": "key:list_keys",
+    "revoke": "key:revoke",
+}
 BUNDLE = {
     "export": "bundle:export",
     "import": "bundle:import_file",
@@ -157,6 +162,11 @@ def service_group() -> None:
 @cli.group("server", cls=LazyGroup, lazy=SERVER)
 def server_group() -> None:
     """The local service, in the forms of Foundry Local 0.10 and later."""
+
+
+@cli.group("key", cls=LazyGroup, lazy=KEY, aliases={"ls": "list", "rm": "revoke"})
+def key_group() -> None:
+    """API keys of the service: who may use it, for what and how much."""
 
 
 @cli.group("bundle", cls=LazyGroup, lazy=BUNDLE)

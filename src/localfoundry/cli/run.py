@@ -15,6 +15,7 @@ from localfoundry.cli.loading import Wish, load_model, show_account
 from localfoundry.cli.pull import pull_model
 from localfoundry.config import Settings
 from localfoundry.errors import InvalidRequest
+from localfoundry.instance import ServiceState
 from localfoundry.units import format_timespan
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,11 +72,11 @@ def run_model(
         greet()  # scripts that read a verbose run wait for these words, whoever sits at the other end
     text = prompt if prompt is not None else _piped()
     if text:
-        ask(session.url, session.loaded, text, options, as_json=as_json, verbose=verbose)
+        ask(session.state, session.loaded, text, options, as_json=as_json, verbose=verbose)
     elif text is None and not as_json:
         from localfoundry.cli.chat import converse
 
-        converse(given, session.url, session.loaded, options, verbose=verbose)
+        converse(given, session.state, session.loaded, options, verbose=verbose)
     elif as_json:
         output.document(session.loaded)
 
@@ -104,7 +105,7 @@ def complete(model: str, prompt: str | None, as_json: bool, **sampling: Any) -> 
         raise InvalidRequest("there is no text to continue", hint=f"foundry complete {model} -p 'Once upon a time'")
     session = _Session(given, model, verbose=False, quiet=True)
     session.make_ready(Wish())
-    complete_text(session.url, session.loaded, text, Sampling(**sampling), as_json=as_json)
+    complete_text(session.state, session.loaded, text, Sampling(**sampling), as_json=as_json)
 
 
 class _Session:
@@ -115,8 +116,14 @@ class _Session:
         self.model = model
         self.verbose = verbose
         self.quiet = quiet
-        self.url = ""
+        self._state: ServiceState | None = None
         self.loaded: dict[str, Any] = {}
+
+    @property
+    def state(self) -> ServiceState:
+        """The service, once `make_ready` was called."""
+        assert self._state is not None
+        return self._state
 
     @property
     def _aside(self) -> bool:
@@ -139,7 +146,7 @@ class _Session:
         else:
             self._say(f"Model {self.model} was found in the local cache.")
         state, new = instance.start(self.given)
-        self.url = state.url
+        self._state = state
         if new and self.verbose:
             self._say(f"🟢 Service is Started on {state.url}/, PID {state.pid}!")
         if not (self.given.retain_models if wish.retain is None else wish.retain):
@@ -150,7 +157,7 @@ class _Session:
         self._say(f"Time cost to load model: {format_timespan(spent)}")
         self._say(f"🟢 Model {name} loaded successfully")
         if self.verbose and not self.quiet:
-            show_account(self.loaded, self.url)
+            show_account(self.loaded, state.url)
 
 
 def _check_prompt(prompt: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from localfoundry import instance
 from localfoundry.cli import context, loaded, output, service
 from localfoundry.units import format_duration
 
@@ -12,10 +13,11 @@ from localfoundry.units import format_duration
 @click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
 @click.option("--idle-timeout", type=click.IntRange(0), help="Minutes without a request until it stops; 0 never.")
 @click.option("--log-level", help="trace, debug, information, warning or error.")
-def start(port: int | None, idle_timeout: int | None, log_level: str | None) -> None:
+@service.insecure_option
+def start(port: int | None, idle_timeout: int | None, log_level: str | None, insecure: bool) -> None:
     """Start the service."""
     seconds = None if idle_timeout is None else idle_timeout * 60
-    service.started(context.settings(port=port, idle_timeout_s=seconds, log_level=log_level))
+    service.started(context.settings(port=port, idle_timeout_s=seconds, log_level=log_level), insecure=insecure)
 
 
 @click.command()
@@ -35,4 +37,7 @@ def status(as_json: bool) -> None:
         output.data(f"Service: running on {found['webUrls'][0]} (process {found['pid']}, up {uptime})")
         output.data("Loaded:  " + (", ".join(loaded.in_words(model) for model in told.models) or "nothing"))
         output.data(f"Memory:  {loaded.ledger(told.stats['memory'])}")
+        state = instance.running(given)
+        for line in service.exposure(state) if state else ():
+            output.data("Access:  " + line)
     output.data(f"Models:  {len(context.store(given).manifests())} cached in {given.models_dir}")

@@ -17,15 +17,30 @@ from localfoundry.instance import ServiceState
 _STOPPED = "🔴 Service is stopped."
 _STOP_MARGIN_S = 15.0
 
+insecure_option = click.option(
+    "--insecure",
+    is_flag=True,
+    help="Let everyone who can reach the service use its models without an API key.",
+)
 
-def started(given: Settings) -> ServiceState:
+
+def started(given: Settings, *, insecure: bool = False) -> ServiceState:
     """Start the service where it does not run, saying so as scripts expect, and return where it is."""
-    state, new = instance.start(given)
+    state, new = instance.start(given, insecure=insecure)
     if new:
         output.data(f"🟢 Service is Started on {state.url}/, PID {state.pid}!")
     else:
         output.data(f"🟢 Service is already running on {state.url}/.")
+    for line in exposure(state):
+        output.note(line)
     return state
+
+
+def exposure(state: ServiceState) -> list[str]:
+    """What whoever looks at the service should know about who can reach it; nothing for this machine alone."""
+    if state.insecure:
+        return [f"INSECURE: whoever can reach {state.host} uses the models without a key (--insecure)"]
+    return [f"API keys are required at {state.host} (foundry key list)"] if state.keys_required else []
 
 
 def stop_running(given: Settings) -> bool:
@@ -48,14 +63,15 @@ def stop_running(given: Settings) -> bool:
 @click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
 @click.option("--host", help="Address to listen on.")
 @click.option("--foreground", is_flag=True, help="Be the service instead of starting one; it logs to standard error.")
-def start(port: int | None, host: str | None, foreground: bool) -> int:
+@insecure_option
+def start(port: int | None, host: str | None, foreground: bool, insecure: bool) -> int:
     """Start the service."""
     flags = {"port": port, "host": host}
     if foreground:
         from localfoundry.api.__main__ import serve
 
-        return serve(flags, foreground=True)
-    started(context.settings(**flags))
+        return serve(flags, foreground=True, insecure=insecure)
+    started(context.settings(**flags), insecure=insecure)
     return 0
 
 
@@ -68,20 +84,24 @@ def stop() -> None:
 
 @click.command()
 @click.option("--port", type=int, help="Port to listen on; 0 picks a free one.")
-def restart(port: int | None) -> None:
+@insecure_option
+def restart(port: int | None, insecure: bool) -> None:
     """Stop the service and start it again."""
     given = context.settings(port=port)
     output.data("Restarting service...")
     if stop_running(given):
         output.data(_STOPPED)
-    started(given)
+    started(given, insecure=insecure)
 
 
 def status_document(given: Settings) -> dict[str, Any]:
     state = instance.running(given)
     if state is None:
         return {"running": False, "state": "stopped"}
-    return {"running": True, "state": "ready", "pid": state.pid, "webUrls": [state.url]}
+    document = {"running": True, "state": "ready", "pid": state.pid, "webUrls": [state.url]}
+    if state.insecure or state.keys_required:
+        document |= {"host": state.host, "keysRequired": state.keys_required, "insecure": state.insecure}
+    return document
 
 
 @click.command()
@@ -94,6 +114,8 @@ def status(as_json: bool) -> None:
         output.document(status_document(given))
     elif state is not None:
         output.data(f"🟢 Model management service is running on {state.url}/openai/status")
+        for line in exposure(state):
+            output.data(line)
     else:
         output.data("🔴 Model management service is not running!")
         output.data("To start the service, run the following command: foundry service start")
@@ -152,7 +174,7 @@ def settings_document(given: Settings) -> dict[str, object]:
         "host": given.host,
         "port": given.port,
         "cacheDirectoryPath": str(given.models_dir),
-        "schema": "http",
+        "schema": "https" if given.tls_certificate else "http",
         "defaultSecondsForModelTTL": given.model_ttl_s,
     }
     theirs = {"host", "port", "cache_dir", "model_ttl_s", "log_level", "home"}

@@ -115,7 +115,7 @@ async def _told(given: Settings) -> Told | None:
     if state is None:
         return None
     try:
-        async with ServiceClient(state.url) as client:
+        async with ServiceClient(state) as client:
             return await loaded.ask(client)
     except ServiceError:
         return None

@@ -29,7 +29,11 @@ class FakeEngine:
     saves_state = False
 
     def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
-        return {"cpu": int(json.loads(model_path.read_text(encoding="utf-8")).get("memory_bytes", _DEFAULT_BYTES))}
+        try:
+            switches = json.loads(model_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # gone or damaged: the load will tell
+            switches = {}
+        return {"cpu": int(switches.get("memory_bytes", _DEFAULT_BYTES))}
 
     def short_of_memory(self, log: str) -> bool:
         return "out of memory" in log

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_S = 20.0
+_REDIRECTS = 5
 _T = TypeVar("_T")
 
 
@@ -62,12 +63,14 @@ async def get(
         )
     import httpx2
 
-    from localfoundry.sources.network import open_client
+    from localfoundry.sources.network import follow, open_client
 
     try:
         async with open_client(stall_s=timeout_s) as client:
             params = {key: value if isinstance(value, str) else list(value) for key, value in query.items()}
-            answer = await client.get(endpoint() + path, params=params, headers=dict(headers), follow_redirects=True)
+            address = str(httpx2.URL(endpoint() + path, params=params))
+            answer, _ = await follow(client, address, own=headers, every={}, redirects=_REDIRECTS, source=endpoint())
+            await answer.aread()
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
         raise InvalidSetting(f"HF_ENDPOINT is not an address: {exc}", hint=f"for example {DEFAULT_ENDPOINT}") from exc
     except httpx2.HTTPError as exc:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from localfoundry import __version__
 from localfoundry.errors import InvalidSetting, SourceError
+from localfoundry.sources.reach import check_redirect
 
 if TYPE_CHECKING:
     import httpx2
@@ -58,7 +59,7 @@ async def follow(
 
     `own` headers (credentials) go to the origin of `address` only, `every` to each host. `at` is where an earlier
     request ended up; it is asked there first. Raises SourceError, which names `source`, for too many redirects and for
-    those that leave HTTPS; what the client raises passes through.
+    those that leave HTTPS, or the public internet; what the client raises passes through.
     """
     import httpx2
 
@@ -73,6 +74,7 @@ async def follow(
         target = url.join(response.headers.get("location", ""))
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
             raise SourceError(f"{source} redirects from {url.scheme} to {target.scheme}, which is refused")
+        await check_redirect(home, target, source)
         url = target
     raise SourceError(f"{source} redirects more than {redirects} times")
 
