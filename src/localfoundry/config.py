@@ -273,6 +273,7 @@ class Settings:
         "FOUNDRY_ALLOWED_SOURCES",
         _words(("pypi", "hf").__contains__, "`pypi`, `hf`, both or none"),
         "Where a download that is asked for over HTTP may fetch a model of the catalog from.",
+        live=True,
     )
     tls_certificate: Path | None = option(
         None,
