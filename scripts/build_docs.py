@@ -12,8 +12,8 @@ import click
 
 from localfoundry import config
 from localfoundry.cli.main import LazyGroup, cli
+from localfoundry.config.model_defaults import MODEL_OPTIONS
 from localfoundry.errors import FoundryError
-from localfoundry.model_defaults import MODEL_OPTIONS
 
 DOCS = Path(__file__).parent.parent / "docs"
 _NOTICE = "<!-- Written by scripts/build_docs.py; do not edit. -->\n\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from api.server import Server, text_of
 from harness import wait_until
 from localfoundry.api.defaults import with_defaults
-from localfoundry.model_defaults import ModelDefaults
+from localfoundry.config.model_defaults import ModelDefaults
 
 HELLO = {"role": "user", "content": "hello"}
 CHOSEN = ModelDefaults(system="be brief", sampling={"temperature": 0.2, "max_tokens": 5, "seed": 7, "stop": ["x"]})

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from localfoundry.api.requests import ChatRequest, Sampling
-from localfoundry.model_defaults import ModelDefaults
+from localfoundry.config.model_defaults import ModelDefaults
 from localfoundry.service.service import Service
 
 # A field of ours that another field of a request says as well.

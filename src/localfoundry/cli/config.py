@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from localfoundry import config, model_defaults
+from localfoundry import config
 from localfoundry.cli import context, output
 from localfoundry.cli.main import LazyGroup
-from localfoundry.config import Settings
+from localfoundry.config import Settings, model_defaults
+from localfoundry.config.keys import Key
 from localfoundry.errors import UsageError
-from localfoundry.settings_keys import Key
 
 _ALLOW_MINUS = {"ignore_unknown_options": True}  # a value may be `-1`
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 
-from localfoundry import config, settings_file
+from localfoundry import config
 from localfoundry.cli import context, output
+from localfoundry.config import file as settings_file
 from localfoundry.errors import DiskError, InvalidSetting, UsageError
 
 _EMPTY = "{\n}\n"

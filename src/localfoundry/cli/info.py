@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from localfoundry import engines, model_defaults
+from localfoundry import engines
 from localfoundry.catalog.model import Architecture, Model
 from localfoundry.cli import context, output
-from localfoundry.config import Settings
+from localfoundry.config import Settings, model_defaults
 from localfoundry.formats.template import TemplateCheck
 from localfoundry.store.adopted import Adoption, state_of
 from localfoundry.store.manifest import Manifest

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from localfoundry import config, instance, model_defaults
+from localfoundry import config, instance
 from localfoundry.cli import context, loaded, output
-from localfoundry.config import Settings
+from localfoundry.config import Settings, model_defaults
 from localfoundry.instance import ServiceState
 
 _STOPPED = "🔴 Service is stopped."

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localfoundry import config, model_defaults
-from localfoundry.config import Settings
+from localfoundry import config
+from localfoundry.config import Settings, model_defaults
+from localfoundry.config.model_defaults import MODEL_OPTIONS, ModelDefaults
 from localfoundry.errors import InvalidSetting
-from localfoundry.model_defaults import MODEL_OPTIONS, ModelDefaults
 
 NAMES = ("smollm2-135m", "smollm2-135m-instruct-q4_1", "smollm2-135m-instruct-q4_1:1")
 

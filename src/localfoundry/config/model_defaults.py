@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from localfoundry.config.values import Parser, arguments, boolean, integer, number, text, texts
 from localfoundry.errors import InvalidSetting
-from localfoundry.setting_values import Parser, arguments, boolean, integer, number, text, texts
 
 LONGEST_NAME = 300
 

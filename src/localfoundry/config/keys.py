@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from localfoundry import model_defaults, settings_file
+from localfoundry.config import file, model_defaults
+from localfoundry.config.model_defaults import ModelOption
 from localfoundry.errors import InvalidSetting
-from localfoundry.model_defaults import ModelOption
 
 Options = Sequence["dataclasses.Field[Any]"]
 
@@ -70,8 +70,8 @@ def find(text: str, options: Options) -> Key:
 def document(path: Path, text: str | None = None) -> dict[str, object]:
     """The settings file as JSON, empty where there is none; `text` stands in for its text. Raises InvalidSetting."""
     if text is None:
-        text = settings_file.read(path)
-    return settings_file.decode(text, path) if text is not None else {}
+        text = file.read(path)
+    return file.decode(text, path) if text is not None else {}
 
 
 def split(
@@ -93,12 +93,12 @@ def save(path: Path, changes: Mapping[str, object], options: Options) -> None:
     DiskError where the file cannot be written.
     """
     keys = [(key := find(name, options), _parsed(key, value)) for name, value in changes.items()]
-    with settings_file.locked(path):
+    with file.locked(path):
         changed = document(path)
         split(changed, path, options)
         for key, value in keys:
             _change(changed, key, value)
-        settings_file.write(path, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
+        file.write(path, json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
 
 
 def _parsed(key: Key, value: object) -> object:

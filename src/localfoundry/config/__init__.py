@@ -3,7 +3,7 @@
 The flag of `service set`, the environment name, the key in `settings.json` and the row in docs/settings.md all come
 from the declaration below. Order of precedence: flag, environment, file, default. A wrong value stops the start and
 names key, value and source. What is chosen for single models is declared in `model_defaults.py`; keys as a person
-types them, and changing the file, are in `settings_keys.py`.
+types them, and changing the file, are in `keys.py`.
 
 Our own code and not a settings library: the ones made for this import a validation framework that costs more start-up
 time and memory than the rest of the command line together.
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from localfoundry import model_defaults, settings_keys
-from localfoundry.model_defaults import ModelDefaults
-from localfoundry.setting_values import boolean as _boolean
-from localfoundry.setting_values import integer as _integer
-from localfoundry.setting_values import text as _text
-from localfoundry.settings_keys import Key
+from localfoundry.config import keys, model_defaults
+from localfoundry.config.keys import Key
+from localfoundry.config.model_defaults import ModelDefaults
+from localfoundry.config.values import boolean as _boolean
+from localfoundry.config.values import integer as _integer
+from localfoundry.config.values import text as _text
 
 
 def _path(value: object) -> Path:
@@ -425,7 +425,7 @@ def load(
     sources: dict[str, str] = {}
 
     def take(name: str, value: object, kind: str, named: str) -> None:
-        values[name] = settings_keys.parse(by_field[name], value, named)
+        values[name] = keys.parse(by_field[name], value, named)
         sources[name] = kind
 
     if environ.get("FOUNDRY_HOME"):
@@ -433,7 +433,7 @@ def load(
     if "home" in flags:
         take("home", flags.pop("home"), "flag", "the command line")
     file = values["home"] / "settings.json"
-    raw, models = settings_keys.split(settings_keys.document(file, text), file, options())
+    raw, models = keys.split(keys.document(file, text), file, options())
     for name, value in raw.items():
         take(name, value, "file", str(file))
     for f in options():
@@ -448,10 +448,10 @@ def load(
 
 
 def find_key(text: str) -> Key:
-    """What a key typed by a person stands for; see `settings_keys.find`. Raises InvalidSetting."""
-    return settings_keys.find(text, options())
+    """What a key typed by a person stands for; see `keys.find`. Raises InvalidSetting."""
+    return keys.find(text, options())
 
 
 def save(path: Path, changes: Mapping[str, object]) -> None:
-    """Change settings in `settings.json` by any name that `find_key` takes; None removes. As `settings_keys.save`."""
-    settings_keys.save(path, changes, options())
+    """Change settings in `settings.json` by any name that `find_key` takes; None removes. As `keys.save`."""
+    keys.save(path, changes, options())
