@@ -57,7 +57,7 @@ def test_a_class_says_when_it_occurs_and_how_it_ends(kind: type[FoundryError]) -
     own = vars(kind).get("__doc__")
     assert own
     assert len(own) > 20
-    assert kind.status in {400, 401, 403, 404, 413, 429, 500, 503, 504}
+    assert kind.status in {400, 401, 403, 404, 408, 413, 429, 431, 500, 503, 504}
     assert 1 <= kind.exit_code <= 6
     if kind.type not in PASSING and kind is not FoundryError:
         assert kind.status not in RETRIED, "a permanent failure must not be sent again by clients"

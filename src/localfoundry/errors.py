@@ -8,6 +8,7 @@
     │   ├── InvalidRequest       400  a field of a request is missing, of the wrong type or out of range
     │   ├── ContextLengthExceeded 400 the prompt does not fit the context
     │   ├── RequestTooLarge      413  the body is larger than the service reads
+    │   ├── HeadTooLarge         431  the head of a request is larger than the service reads
     │   ├── HostNotAllowed       403  the request is not from this machine, or from another site's web page
     │   ├── InvalidApiKey        401  no API key where one is wanted, or one that is not known, revoked or expired
     │   ├── InsufficientScope    403  the API key does not cover what was asked for
@@ -37,11 +38,15 @@
     │   ├── PortInUse            503
     │   ├── QueueFull            429  too many requests wait for the model already
     │   ├── QueueTimeout         503  the request has waited too long for its model
-    │   └── ServiceStopping      503
+    │   ├── ServiceStopping      503
+    │   ├── TooManyConnections   503  as many as the service keeps are open
+    │   └── RequestTooSlow       408  the client took too long to send its request
     └── EngineError              500  an engine or its worker
         ├── LoadFailed           400  the engine refused the model; trying again will not help
         │   └── OutOfMemory      400  the engine did not get the memory that was predicted to be there
-        └── WorkerCrashed        503  the worker ended while it was needed; the next request loads it again
+        ├── WorkerCrashed        503  the worker ended while it was needed; the next request loads it again
+        ├── EngineTimeout        504  the worker said nothing for longer than the settings allow
+        └── ContextMemoryExhausted 503 requests that run together filled the memory they share
 
 Permanent failures are not 5xx, because OpenAI clients retry 408, 409, 429 and >= 500 by themselves.
 The message says what failed, with value and limit. The hint is the command to type next.
@@ -160,6 +165,13 @@ class RequestTooLarge(UsageError):
 
     code = "request_too_large"
     status = 413
+
+
+class HeadTooLarge(UsageError):
+    """The request line and headers are larger, or more, than the service reads."""
+
+    code = "headers_too_large"
+    status = 431
 
 
 class HostNotAllowed(UsageError):
@@ -379,6 +391,9 @@ class QueueFull(ServiceError):
     code = "queue_full"
     status = 429
 
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": "5"}
+
 
 class QueueTimeout(ServiceError):
     """The request waited for its model, or for a free place there, until its time was over. Nothing was generated."""
@@ -390,6 +405,19 @@ class ServiceStopping(ServiceError):
     """The service is shutting down and takes no new work."""
 
     code = "service_stopping"
+
+
+class TooManyConnections(ServiceError):
+    """As many connections as `maxConnections` allows are open; one that closes makes room."""
+
+    code = "too_many_connections"
+
+
+class RequestTooSlow(ServiceError):
+    """The client took longer than `requestTimeoutSeconds` to send its request; the connection is closed."""
+
+    code = "request_too_slow"
+    status = 408
 
 
 class EngineError(FoundryError):
@@ -417,4 +445,21 @@ class WorkerCrashed(EngineError):
     """The worker ended while it was needed. Other models are not touched; the next request loads this one again."""
 
     code = "worker_crashed"
+    status = 503
+
+
+class EngineTimeout(EngineError):
+    """The worker kept the connection and sent nothing: no first token, or no next one, in the time of the settings.
+
+    504 and not 4xx: a stall is the worker's, and the next try finds another slot or another worker.
+    """
+
+    code = "engine_timeout"
+    status = 504
+
+
+class ContextMemoryExhausted(EngineError):
+    """Requests that each fit the context filled, together, the memory they share. It passes when others are done."""
+
+    code = "context_memory_exhausted"
     status = 503

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localfoundry.api.assemble import EngineEvent, assemble
+from localfoundry.api.assemble import assemble
+from localfoundry.api.faults import EngineSaid
+from localfoundry.errors import EngineError
 
 
 def _stream(*chunks: dict[str, Any]) -> bytes:
@@ -56,11 +58,16 @@ def test_tool_calls_are_merged_by_their_index() -> None:
 
 
 def test_an_error_of_the_engine_is_no_answer() -> None:
-    with pytest.raises(EngineEvent) as caught:
+    with pytest.raises(EngineSaid) as caught:
         assemble(_stream(_delta({"content": "a"}), {"error": {"code": 500, "message": "out of slots"}}))
     assert caught.value.error["message"] == "out of slots"
 
 
 def test_what_is_no_json_is_no_answer() -> None:
     with pytest.raises(msgspec.DecodeError):
-        assemble(b"data: {broken\n\n")
+        assemble(b"data: {broken\n\ndata: [DONE]\n\n")
+
+
+def test_a_stream_that_is_not_complete_is_no_answer() -> None:
+    with pytest.raises(EngineError, match="complete"):
+        assemble(_stream(_delta({"content": "a"})).removesuffix(b"data: [DONE]\n\n"))

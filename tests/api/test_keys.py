@@ -302,3 +302,18 @@ def test_a_key_for_a_model_that_is_not_known_names_the_nearest(new_server: New) 
     done = new_server().command("key", "create", "app", "--model", "phi-4-mni")
     assert done.returncode == 2
     assert "phi-4-mini" in done.stderr
+
+
+def test_tokens_that_an_engine_counted_are_spent_from_the_key_that_asked(locked: Server) -> None:
+    """Prompt and answer together, from the engine's own count: 3 words and 20 tokens at a time, of 40 a minute."""
+    frugal = key(locked, tokens_per_minute=40)
+    body = {"model": "fake", "messages": [{"role": "user", "content": "count these words"}], "max_tokens": 20}
+
+    def ask(**more: object) -> httpx2.Response:
+        return locked.http.post("/v1/chat/completions", json=body | more, headers=frugal)
+
+    assert ask(stream=True).status_code == 200
+    assert ask().status_code == 200
+    refused = ask()
+    assert (refused.status_code, code(refused)) == (429, "rate_limit_exceeded")
+    assert "46 of 40 tokens per minute" in refused.json()["error"]["message"]

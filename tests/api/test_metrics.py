@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.server import Server
+from api.server import HELLO, Server
 from harness import wait_until
 from localfoundry.api.counters import RECENT_S, Counters, inter_token_s
 from localfoundry.api.exchange import Exchange
@@ -217,3 +217,19 @@ def test_what_is_loaded_says_what_runs_waits_and_is_claimed(server: Server) -> N
     assert loaded["requests_running"] == loaded["requests_waiting"] == 0
     assert isinstance(loaded["tokens_per_s"], int | float)
     assert loaded["memory"]["claimed"] >= 0
+
+
+def test_how_fast_a_model_is_now_and_what_it_did_by_its_own_count(server: Server) -> None:
+    server.fake("steady", tokens_per_second=100)
+    for stream in (True, False):
+        server.http.post(
+            "/v1/chat/completions",
+            json={"model": "steady", "messages": HELLO, "max_tokens": 60, "stream": stream},
+        ).raise_for_status()
+    loaded = server.loaded("steady")
+    assert loaded is not None
+    assert 40 < loaded["tokens_per_s"] <= 130
+    told = server.http.get("/metrics").text
+    assert 'localfoundry_tokens_total{kind="completion",model="steady:1"} 120.0' in told
+    assert 'localfoundry_time_to_first_token_seconds_count{model="steady:1"} 2.0' in told
+    assert 'localfoundry_inter_token_latency_seconds_count{model="steady:1"} 1.0' in told

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localfoundry.api.proxy import whole_events
+from localfoundry.api.sse import whole_events
 
 _event = st.builds(
     lambda lines: b"\n".join(b"data: " + line for line in lines) + b"\n\n",

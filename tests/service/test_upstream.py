@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ async def answering(folder: Path, answer: bytes, *, keep_open: bool = False) -> 
 async def whole(endpoint: Endpoint) -> tuple[int, bytes]:
     response = await upstream.request(endpoint, "GET", "/x")
     try:
-        return response.status, await response.body()
+        return response.status, await response.body(1000)
     finally:
         response.close()
 
@@ -113,3 +114,42 @@ async def test_a_secret_is_sent(tmp_path: Path) -> None:
     assert await whole(endpoint) == (200, b"")
     assert b"Authorization: Bearer s3cret\r\n" in await seen
     server.close()
+
+
+def test_a_burst_of_requests_waits_for_a_queue_that_is_full(tmp_path: Path) -> None:
+    """A Unix socket refuses at once what does not fit its queue; that was answered as a worker that crashed."""
+    import uvloop  # the loop of the service; asyncio's own does not tell
+
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async def burst() -> list[tuple[int, bytes]]:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "w.sock"))
+            listener.listen(1)
+            asked = [asyncio.create_task(whole(Endpoint(path=str(tmp_path / "w.sock")))) for _ in range(20)]
+            await asyncio.wait(asked, timeout=0.1)  # nobody accepts yet
+            async with await asyncio.start_unix_server(handle, sock=listener):
+                return await asyncio.gather(*asked)
+
+    assert uvloop.run(burst()) == [(200, b"ok")] * 20
+
+
+async def test_a_head_without_end_is_bounded(tmp_path: Path) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 100_000
+    async with answering(tmp_path, answer, keep_open=True) as endpoint, asyncio.timeout(5):
+        with pytest.raises(upstream.UpstreamClosed, match="larger than"):
+            await whole(endpoint)
+
+
+@pytest.mark.parametrize(("answer", "silent"), [(b"", True), (b"HTTP", False), (b"HTTP/1.1 200 OK\r\n\r\nx", False)])
+async def test_only_an_answer_without_a_byte_is_silent(tmp_path: Path, answer: bytes, silent: bool) -> None:
+    """What may be asked again: not an answer of which something was seen."""
+    async with answering(tmp_path, answer) as endpoint, asyncio.timeout(5):
+        with pytest.raises(upstream.UpstreamClosed) as closed:
+            await whole(endpoint)
+    assert closed.value.silent is silent

@@ -12,32 +12,39 @@ from typing import Any
 
 import msgspec
 
+from localfoundry.api import usage
+from localfoundry.api.faults import EngineSaid
+from localfoundry.errors import EngineError
+
 _JOINED = frozenset({"content", "reasoning_content", "refusal", "arguments", "text"})
 _ABSENT = object()
 _OBJECTS = {"chat.completion.chunk": "chat.completion"}
 
 
-class EngineEvent(Exception):
-    """The stream holds an error of the engine's instead of an answer; `error` is its object."""
+def assemble(stream: bytes, shared: int | None = None) -> bytes:
+    """The completion that a whole stream of chunks tells, as JSON.
 
-    def __init__(self, error: Any) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def assemble(stream: bytes) -> bytes:
-    """The completion that a whole stream of chunks tells, as JSON. Raises EngineEvent, msgspec.DecodeError."""
+    shared: the choices of one prompt, where usage is to be counted from the timings of each choice (`usage.py`).
+    Raises EngineSaid where it holds an error of the engine's, EngineError where it is not complete, DecodeError.
+    """
+    if not stream.rstrip().endswith(b"data: [DONE]") and b'data: {"error"' not in stream:
+        raise EngineError("the engine ended its answer without saying that it was complete")
     answer: dict[str, Any] = {}
+    timings: list[dict[str, Any]] = []
     choices: dict[int, dict[str, Any]] = {}
     for line in stream.split(b"\n"):
         if not line.startswith(b"data: ") or line == b"data: [DONE]":
             continue
         chunk = msgspec.json.decode(line[len(b"data: ") :])
         if "error" in chunk:
-            raise EngineEvent(chunk["error"])
+            raise EngineSaid(chunk["error"])
         for choice in chunk.pop("choices", []):
             _merge_choice(choices.setdefault(choice.get("index", 0), {}), choice)
+        if "timings" in chunk:
+            timings.append(chunk["timings"])
         answer |= {key: value for key, value in chunk.items() if value is not None}
+    if shared is not None and timings:
+        answer["usage"] = usage.of_timings(timings, shared).to_openai()
     answer["object"] = _OBJECTS.get(answer.get("object", ""), answer.get("object"))
     return msgspec.json.encode({"choices": [choices[index] for index in sorted(choices)]} | answer)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import Scope
 
+from localfoundry.errors import FoundryError
+
 _KEY = "foundry.exchange"
 _TRACE_PARENT = b"traceparent"
 
@@ -41,6 +43,16 @@ class Exchange:
     completion_tokens: int | None = None
     status: int = 0  # of the HTTP answer; 0 where the client left before there was one
     outcome: str = "ok"  # the code of the error it ended with, also inside a stream; `cancelled` where the client left
+
+    def failed(self, error: FoundryError) -> dict[str, object]:
+        """Note the error that the request ended with; returns it as the client gets it, under the request's id."""
+        if self.outcome != "cancelled":
+            self.outcome = error.code
+        body = error.to_openai()
+        told = body["error"]
+        assert isinstance(told, dict)
+        told["request_id"] = self.request_id
+        return body
 
 
 Observer = Callable[[Exchange], None]

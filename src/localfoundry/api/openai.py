@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -10,12 +10,15 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from localfoundry.api import requests
+from localfoundry.api import checks, requests
 from localfoundry.api.defaults import filled_in
 from localfoundry.api.gate import caller_of
 from localfoundry.api.proxy import Forward, ask
+from localfoundry.errors import EngineError
 from localfoundry.service.service import DEFAULT_CONTEXT, Service
 from localfoundry.store.manifest import Manifest
+
+_T = TypeVar("_T")
 
 
 class _Endpoint:
@@ -27,14 +30,16 @@ class _Endpoint:
         self.kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        data = await requests.body(Request(scope, receive), self.service.settings.max_body_bytes)
+        settings = self.service.settings
+        data = await requests.body(Request(scope, receive), settings.max_body_bytes)
         parsed = requests.parse(data, self.kind)
         model = caller_of(scope).permitted(parsed.model, self.service.resolve)
-        whole = False
+        checks.check(parsed, settings.max_messages)
         if isinstance(parsed, requests.Sampling):
-            whole = not parsed.stream
-            data = requests.for_engine(filled_in(data, parsed, self.service), parsed)
-        await Forward(self.service, model, self.path, data, whole=whole)(scope, receive, send)
+            asked = requests.for_engine(filled_in(data, parsed, self.service), parsed)
+        else:
+            asked = requests.Asked(data)
+        await Forward(self.service, model, self.path, asked)(scope, receive, send)
 
 
 def routes(service: Service) -> list[Route]:
@@ -53,12 +58,14 @@ def routes(service: Service) -> list[Route]:
     async def count_tokens(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         parsed = requests.parse(data, requests.ChatRequest)
+        checks.check(parsed, service.settings.max_messages)
         model = caller_of(request.scope).permitted(parsed.model, service.resolve)
         data = filled_in(data, parsed, service)
+        patience_s = service.settings.first_token_timeout_s
         async with service.lease(model) as loaded:
-            prompt = json.loads(await ask(loaded, "/apply-template", data))["prompt"]
+            prompt = _told(await ask(loaded, "/apply-template", data, patience_s), _Prompt).prompt
             content = msgspec.json.encode({"content": prompt, "add_special": True, "parse_special": True})
-            tokens = json.loads(await ask(loaded, "/tokenize", content))["tokens"]
+            tokens = _told(await ask(loaded, "/tokenize", content, patience_s), _Tokens).tokens
         return JSONResponse({"tokenCount": len(tokens)})
 
     return [
@@ -69,6 +76,21 @@ def routes(service: Service) -> list[Route]:
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+def _told(answer: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise EngineError(f"the engine sent what is no answer to a question of ours: {exc}") from exc
 
 
 def model_object(manifest: Manifest) -> dict[str, object]:

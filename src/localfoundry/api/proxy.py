@@ -1,96 +1,247 @@
 """Hands a request to a worker and its answer to the client, byte for byte, and stops the worker when the client goes.
 
-Stopping is closing the connection to the worker. What a worker says is passed on as it is, with three exceptions: its
-errors take the API's shape; an answer that breaks off is closed properly, as an error object, or, inside a stream, as
-an event after the last whole one; and a plain answer is put together from a stream (`assemble.py` says why).
+Stopping is closing the connection to the worker. What a worker says is passed on as it is, with these exceptions: its
+errors take the API's shape; an answer that breaks off, or stops coming, is closed properly, as an error object, or,
+inside a stream, as an event after the last whole one; bytes that are not UTF-8 are replaced; and a plain answer is put
+together from a stream (`assemble.py` says why).
+
+A request is sent a second time where the client cannot notice: when the worker closed the connection without a byte of
+an answer, and when requests that ran together filled the memory they share (`service/sharing.py`). Generating has no
+effect but its answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
+import collections
 import logging
-from collections.abc import AsyncIterator
+import time
+import weakref
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from localfoundry.api.assemble import EngineEvent, assemble
-from localfoundry.errors import (
-    ContextLengthExceeded,
-    EngineError,
-    FoundryError,
-    InvalidRequest,
-    ServiceStopping,
-    WorkerCrashed,
-)
+from localfoundry.api import abilities, exchange, faults, sse, usage
+from localfoundry.api.assemble import assemble
+from localfoundry.api.exchange import Exchange
+from localfoundry.api.faults import EngineSaid
+from localfoundry.api.requests import Asked
+from localfoundry.errors import ContextMemoryExhausted, EngineError, FoundryError
 from localfoundry.service import upstream
 from localfoundry.service.loading import LoadedModel
+from localfoundry.service.process import Worker
 from localfoundry.service.service import Service
+from localfoundry.service.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
-_EVENT_END = b"\n\n"
-_CRASH_WAIT_S = 0.5
+_LOOK_EVERY_S = 1.0
+_LARGEST_ANSWER = 256_000_000  # of a plain one, as the stream it is put together from
+_DATA = b"data: {"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+_sharing: weakref.WeakKeyDictionary[Worker, Sharing] = weakref.WeakKeyDictionary()
 
 
 class Forward:
-    """An ASGI application that answers one request from a model's worker; `whole` turns a stream into one answer."""
+    """An ASGI application that answers one request from a model's worker."""
 
-    def __init__(self, service: Service, name: str, path: str, body: bytes, *, whole: bool = False) -> None:
+    def __init__(self, service: Service, name: str, path: str, asked: Asked) -> None:
         self.service = service
         self.name = name
         self.path = path
-        self.body = body
-        self.whole = whole
+        self.asked = asked
+        self.started = False  # something of the answer has gone to the client
+        self.owed: float | None = None  # since when the engine owes its next words
+        self.events = 0  # that have come: about one for each token, until the engine says how many there were
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.known = known = exchange.of(scope)
+        self.send = send
+        known.stream = self.asked.stream
         watch = asyncio.create_task(_client_gone(receive))
-        work = asyncio.create_task(self._answer(send))
+        work = asyncio.create_task(self._answer())
         try:
-            await asyncio.wait([watch, work], return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                log.debug("client went away: %s", self.path)
-                return
-            await work
+            while not (work.done() or watch.done() or self._overdue()):
+                await asyncio.wait([watch, work], timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+            elif watch.done():
+                known.outcome = "cancelled"
+                log.debug("request %s: the client went away: %s", known.request_id, self.path)
+            else:
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                await self._fail(faults.silent(known.model, self._patience_s(), started=known.first is not None))
         finally:
             for task in (watch, work):
                 task.cancel()
             await asyncio.gather(watch, work, return_exceptions=True)
 
-    async def _answer(self, send: Send) -> None:
+    def _patience_s(self) -> float:
+        settings = self.service.settings
+        return settings.first_token_timeout_s if self.known.first is None else settings.stream_idle_timeout_s
+
+    def _overdue(self) -> bool:
+        return self.owed is not None and time.monotonic() - self.owed > self._patience_s()
+
+    async def _answer(self) -> None:
         async with self.service.lease(self.name) as model:
+            self.known.model = model.id
+            self.rate = model.rate
+            self.known.granted = time.monotonic()
+            sharing = _sharing.setdefault(model.worker, Sharing())
+            if self.asked.tools:
+                await abilities.check_tools(model)
             try:
-                response = await upstream.request(model.worker.endpoint, "POST", self.path, self.body)
-            except upstream.UpstreamClosed:
-                raise await _crash(model) from None
+                async with sharing.together():
+                    await self._ask(model)
+                return
+            except ContextMemoryExhausted:
+                self.owed = self.known.first = self.known.last = None
+                log.info("request %s: repeated alone, %s had no memory for all", self.known.request_id, model.id)
+            async with sharing.alone():
+                await self._ask(model)
+
+    async def _ask(self, model: LoadedModel) -> None:
+        """Send the request, and hand on the answer. Raises what went wrong as long as the client has seen nothing."""
+        self.owed = time.monotonic()
+        try:
+            response = await _sent(model, self.path, self.asked.body)
             try:
                 if response.status != 200:
-                    raise _translated(response.status, await _whole(response, model), model)
+                    raise faults.of_body(response.status, await response.body(_LARGEST_ANSWER), model)
                 if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                    await _plain(await _whole(response, model), send)
-                elif self.whole:
-                    await _plain(_assembled(await _whole(response, model), model), send)
+                    await self._plain(await response.body(_LARGEST_ANSWER))
+                elif self.asked.stream:
+                    await self._stream(response)
                 else:
-                    await _stream(response, model, send)
+                    await self._assembled(response)
             finally:
                 response.close()
+        except upstream.UpstreamClosed:
+            await self._fail(await faults.broken(model))
+        except EngineSaid as said:
+            await self._fail(faults.of_event(said, model))
+        except FoundryError as error:
+            await self._fail(error)
+
+    async def _fail(self, error: FoundryError) -> None:
+        """Raise, or end the stream with the error where one has begun."""
+        if not self.started:
+            raise error
+        await self.send({"type": "http.response.body", "body": sse.closing(self.known.failed(error))})
+
+    def _heard(self, events: bytes) -> bytes:
+        """Note that the engine sent these; returns them as valid UTF-8."""
+        self.owed = None
+        self.known.last = now = time.monotonic()
+        self.events += (count := events.count(_DATA))
+        self.rate.add(count, now)
+        if self.known.first is None:
+            self.known.first = self.known.last
+            events = events.removeprefix(sse.NOTHING)
+        return events if events.isascii() else sse.valid_utf8(events)
+
+    async def _stream(self, response: upstream.Response) -> None:
+        told: collections.deque[bytes] = collections.deque(maxlen=self.asked.answers + 3)
+        events = b""
+        async for events in sse.whole_events(response.blocks()):
+            if sse.is_comment(events):  # no word of the engine's, but clients wait longer where they hear something
+                await self._send_events(events)
+                continue
+            events = self._heard(events)
+            if self.asked.answers == 1 or b'"timings"' in events:  # of one answer the last few blocks tell
+                told.append(events)
+            good = sse.before_error(events)
+            if good is not None:
+                if good:
+                    await self._send_events(good)
+                raise sse.said_in(events)
+            if self.asked.own_usage and events.endswith(sse.DONE):
+                events = _with_usage(events, told, self.asked)
+            await self._send_events(events)
+            self.owed = time.monotonic()
+        if not events.endswith(sse.DONE):
+            if self.started and not events.endswith(sse.END):
+                await self._send_events(sse.END)
+            raise EngineError("the engine ended its answer without saying that it was complete")
+        counted = usage.of_events(told, self.asked.choices, self.asked.answers)
+        if counted is not None:
+            counted.note(self.known)
+        self._correct_rate()
+        await self.send({"type": "http.response.body", "body": b""})
+
+    def _correct_rate(self) -> None:
+        """An event is not a token: the rate is made right by the engine's own count."""
+        if self.known.completion_tokens is not None:
+            self.rate.add(self.known.completion_tokens - self.events, time.monotonic())
+
+    async def _send_events(self, events: bytes) -> None:
+        if not self.started:
+            self.started = True
+            await self.send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await self.send({"type": "http.response.body", "body": events, "more_body": True})
+
+    async def _assembled(self, response: upstream.Response) -> None:
+        """A plain answer out of a stream. Raises EngineSaid, EngineError."""
+        parts: list[bytes] = []
+        size = 0
+        async for events in sse.whole_events(response.blocks()):
+            if sse.is_comment(events):
+                continue
+            parts.append(self._heard(events))
+            size += len(events)
+            if size > _LARGEST_ANSWER:
+                raise EngineError(f"the engine sent an answer of more than {_LARGEST_ANSWER} bytes")
+            self.owed = time.monotonic()
+        self.owed = None
+        try:
+            answer = assemble(b"".join(parts), self.asked.choices if self.asked.own_usage else None)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, AttributeError) as exc:
+            raise EngineError(f"the engine of {self.known.model} sent what is not a completion: {exc}") from exc
+        await self._plain(answer)
+
+    async def _plain(self, body: bytes) -> None:
+        self._heard(b"")
+        _note_usage(self.known, body)
+        self._correct_rate()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        self.started = True
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
 
-async def ask(model: LoadedModel, path: str, body: bytes) -> bytes:
-    """One question to a leased model's worker, answered whole. Raises as a forwarded request would."""
+async def ask(model: LoadedModel, path: str, body: bytes, patience_s: float = 600) -> bytes:
+    """One question to a leased model's worker, answered whole within `patience_s`. Raises as a forwarded request."""
     try:
-        response = await upstream.request(model.worker.endpoint, "POST", path, body)
+        async with asyncio.timeout(patience_s):
+            response = await _sent(model, path, body)
+            try:
+                answer = await response.body(_LARGEST_ANSWER)
+            finally:
+                response.close()
+    except TimeoutError:
+        raise faults.silent(model.id, patience_s, started=False) from None
     except upstream.UpstreamClosed:
-        raise await _crash(model) from None
-    try:
-        answer = await _whole(response, model)
-    finally:
-        response.close()
+        raise await faults.broken(model) from None
     if response.status != 200:
-        raise _translated(response.status, answer, model)
+        raise faults.of_body(response.status, answer, model)
     return answer
+
+
+async def _sent(model: LoadedModel, path: str, body: bytes) -> upstream.Response:
+    """The beginning of an answer. Raises UpstreamClosed; a connection that ended without a word is made again once."""
+    try:
+        return await upstream.request(model.worker.endpoint, "POST", path, body)
+    except upstream.UpstreamClosed as closed:
+        if not closed.silent or model.worker.state != "ready":
+            raise
+    return await upstream.request(model.worker.endpoint, "POST", path, body)
 
 
 async def _client_gone(receive: Receive) -> None:
@@ -98,89 +249,25 @@ async def _client_gone(receive: Receive) -> None:
         pass
 
 
-async def _plain(body: bytes, send: Send) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class _Counted(msgspec.Struct):
+    usage: dict[str, object] | None = None
 
 
-async def _stream(response: upstream.Response, model: LoadedModel, send: Send) -> None:
-    headers = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+def _note_usage(known: Exchange, body: bytes) -> None:
     try:
-        async for events in whole_events(response.blocks()):
-            await send({"type": "http.response.body", "body": events, "more_body": True})
-        last = b""
-    except upstream.UpstreamClosed:
-        error = await _crash(model)
-        last = b"data: " + json.dumps(error.to_openai()).encode() + b"\n\ndata: [DONE]\n\n"
-    await send({"type": "http.response.body", "body": last})
+        told = msgspec.json.decode(body, type=_Counted).usage
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if told is not None:
+        usage.of_object(told).note(known)
 
 
-async def whole_events(blocks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Blocks cut at event boundaries, so that a stream which breaks off never ends inside an event."""
-    rest = b""
-    async for block in blocks:
-        if rest:
-            block = rest + block
-            rest = b""
-        if not block.endswith(_EVENT_END):  # rare: engines write whole events
-            end = block.rfind(_EVENT_END) + 1
-            end = end + 1 if end else 0
-            block, rest = block[:end], block[end:]
-        if block:
-            yield block
-    if rest:
-        yield rest
-
-
-async def _whole(response: upstream.Response, model: LoadedModel) -> bytes:
-    try:
-        return await response.body()
-    except upstream.UpstreamClosed:
-        raise await _crash(model) from None
-
-
-def _assembled(stream: bytes, model: LoadedModel) -> bytes:
-    try:
-        return assemble(stream)
-    except EngineEvent as event:
-        status = event.error.get("code") if isinstance(event.error, dict) else None
-        body = msgspec.json.encode({"error": event.error})
-        raise _translated(status if isinstance(status, int) else 500, body, model) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise EngineError(f"the engine of {model.id} sent what is not a completion: {exc}") from exc
-
-
-async def _crash(model: LoadedModel) -> FoundryError:
-    """The error for a connection that broke, after giving the process a moment to be seen as ended."""
-    if model.worker.state == "stopping":  # with an answer in flight only when the time to drain is over
-        return ServiceStopping("the service stopped before the answer was complete", hint="foundry service start")
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_CRASH_WAIT_S):
-            await asyncio.shield(model.worker.exited)
-    if model.worker.exited.done():
-        what = f"the worker of {model.id} ended while it was answering"
-    else:
-        what = f"the worker of {model.id} broke off its answer"
-    return WorkerCrashed(what, hint="send the request again; `foundry service logs` has the worker's own words")
-
-
-def _translated(status: int, body: bytes, model: LoadedModel) -> FoundryError:
-    """An engine's error in our tree; its words are kept."""
-    try:
-        error = json.loads(body)["error"]
-        message, kind = str(error["message"]), str(error.get("type"))
-    except (ValueError, KeyError, TypeError):
-        return EngineError(f"the engine of {model.id} answered with status {status} and no reason")
-    if kind == "exceed_context_size_error":
-        return ContextLengthExceeded(
-            int(error["n_prompt_tokens"]), int(error["n_ctx"]), model.manifest.alias, model.manifest.context_length
-        )
-    if status < 500 or status == 501:
-        return InvalidRequest(message)
-    return EngineError(message)
+def _with_usage(events: bytes, told: collections.deque[bytes], asked: Asked) -> bytes:
+    """The end of a stream with the usage of all its choices before `[DONE]`, in an event like the last one."""
+    last = next(iter(usage.decoded(reversed(told))), None)
+    counted = usage.of_events(told, asked.choices, asked.answers)
+    if last is None or counted is None:
+        return events
+    kept = {key: last[key] for key in ("id", "object", "created", "model", "system_fingerprint") if key in last}
+    event = msgspec.json.encode(kept | {"choices": [], "usage": counted.to_openai()})
+    return events[: -len(sse.DONE)] + b"data: " + event + sse.END + sse.DONE

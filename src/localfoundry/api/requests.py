@@ -6,20 +6,39 @@ Fields that are not known are accepted and ignored, as OpenAI does; a known fiel
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from localfoundry.api import exchange
 from localfoundry.errors import InvalidRequest, RequestTooLarge
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
+_INT32 = 2**31 - 1  # engines keep counts in these, and take a larger one for another number
+_INT64 = 2**63 - 1
+Count = Annotated[int, msgspec.Meta(ge=1, le=_INT32)]
+Seed = Annotated[int, msgspec.Meta(ge=-_INT64 - 1, le=_INT64)]
+Object = dict[str, msgspec.Raw]  # of whatever values: an engine reads them, and here they cost no memory
 LONGEST_TTL_S = 31_536_000  # as in the settings
 
 
 class Message(msgspec.Struct):
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[Object] | None = None
+
+
+class Function(msgspec.Struct):
+    name: str
+
+
+class Tool(msgspec.Struct):
+    type: Literal["function"]
+    function: Function
+
+
+class ResponseFormat(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
 
 
 class StreamOptions(msgspec.Struct):
@@ -35,18 +54,18 @@ class Sampling(msgspec.Struct, kw_only=True):
     max_tokens: Count | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    top_k: int | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-_INT32, le=_INT32)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     stop: str | list[str] | None = None
-    seed: int | None = None
-    random_seed: int | None = None
+    seed: Seed | None = None
+    random_seed: Seed | None = None
     presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
     logit_bias: dict[str, float] | None = None
     user: str | None = None
     ep: str | None = None
     ttl: int | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Object | None = None
 
 
 class ChatRequest(Sampling, kw_only=True):
@@ -54,9 +73,9 @@ class ChatRequest(Sampling, kw_only=True):
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
-    response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Tool | None = None
     parallel_tool_calls: bool | None = None
 
 
@@ -97,9 +116,15 @@ T = TypeVar("T")
 
 
 async def body(request: Request, limit: int) -> bytes:
-    """The whole body. Raises RequestTooLarge without reading more than `limit` bytes."""
+    """The whole body. Raises RequestTooLarge without reading more than `limit` bytes.
+
+    How long it may take to arrive is bounded in `connection.py`.
+    """
     parts: list[bytes] = []
     size = 0
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > 18 or int(announced) > limit):
+        raise RequestTooLarge(f"the body is larger than {limit} bytes", hint="setting maxBodyBytes")
     try:
         async for part in request.stream():
             size += len(part)
@@ -107,6 +132,7 @@ async def body(request: Request, limit: int) -> bytes:
                 raise RequestTooLarge(f"the body is larger than {limit} bytes", hint="setting maxBodyBytes")
             parts.append(part)
     except ClientDisconnect:
+        exchange.of(request.scope).outcome = "cancelled"
         raise InvalidRequest("the client closed the connection before the body was complete") from None
     return b"".join(parts)
 
@@ -134,16 +160,61 @@ def _named(message: str) -> tuple[str, str | None]:
     return message, missing.group(1) if missing else None
 
 
-def for_engine(data: bytes, request: Sampling) -> bytes:
-    """The body as the engine reads it: the client's own bytes for a stream, a request for a stream otherwise.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as a worker gets it. `choices` for each prompt, `answers` in all.
 
-    Foundry Local's `random_seed` becomes `seed`.
+    own_usage: the client gets a usage of ours, counted over all answers (`usage.py` says why).
+    tools: the answer may call some.
     """
-    if request.stream and (request.random_seed is None or request.seed is not None):
-        return data
-    document = msgspec.json.decode(data)
-    if request.random_seed is not None:
-        document.setdefault("seed", document.pop("random_seed"))
+
+    body: bytes
+    stream: bool = False
+    choices: int = 1
+    answers: int = 1
+    own_usage: bool = False
+    tools: bool = False
+
+
+def for_engine(data: bytes, request: Sampling) -> Asked:
+    """The body as the engine reads it: the client's own bytes wherever they can stay.
+
+    A plain answer is asked for as a stream. `random_seed` becomes `seed`. A `tool_choice` that names a function becomes
+    `required` with that function as the only tool, which is the same and known to engines. Several answers are asked
+    for without usage.
+    """
+    choices = request.n or 1
+    answers = choices * (_prompts(request.prompt) if isinstance(request, CompletionRequest) else 1)
+    named = request.tool_choice if isinstance(request, ChatRequest) and isinstance(request.tool_choice, Tool) else None
+    usage = not request.stream or bool(request.stream_options and request.stream_options.include_usage)
+    own_usage = usage and answers > 1
+    changes: dict[str, object] = {}
     if not request.stream:
-        document |= {"stream": True, "stream_options": {"include_usage": True}}
-    return msgspec.json.encode(document)
+        changes |= {"stream": True, "stream_options": {"include_usage": not own_usage}}
+    elif own_usage:
+        changes["stream_options"] = {"include_usage": False}
+    if request.random_seed is not None and request.seed is None:
+        changes["seed"] = request.random_seed
+    if named is not None and isinstance(request, ChatRequest):
+        changes |= {"tool_choice": "required", "tools": _only(data, request, named)}
+    if changes:
+        data = msgspec.json.encode(msgspec.json.decode(data, type=Object) | changes)
+    tools = isinstance(request, ChatRequest) and bool(request.tools) and request.tool_choice != "none"
+    return Asked(data, bool(request.stream), choices, answers, own_usage, tools)
+
+
+class _Tools(msgspec.Struct):
+    tools: list[msgspec.Raw]
+
+
+def _only(data: bytes, request: ChatRequest, wanted: Tool) -> list[msgspec.Raw]:
+    """The tool of that name, as the client wrote it."""
+    names = [tool.function.name for tool in request.tools or []]
+    return [msgspec.json.decode(data, type=_Tools).tools[names.index(wanted.function.name)]]
+
+
+def _prompts(prompt: str | list[str | int | list[int]]) -> int:
+    """How many prompts: a list of numbers is one prompt as tokens, a list of texts or of lists is several."""
+    if isinstance(prompt, str) or any(isinstance(part, int) for part in prompt):
+        return 1
+    return len(prompt)

@@ -50,6 +50,7 @@ TABLE: dict[str, Access] = {
     "/openai/loadedmodels": LOOK,
     "/openai/getgpudevice": LOOK,
     "/status": LOOK,
+    "/openapi.json": LOOK,
     "/models/loaded": LOOK,
     "/metrics": METRICS,
     "/foundry/stats": METRICS,

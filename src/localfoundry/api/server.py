@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -12,12 +13,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from localfoundry.access.bind import Bind
 from localfoundry.api import logs, traces
 from localfoundry.api.app import create_app
+from localfoundry.api.connection import Bounds, Connection
 from localfoundry.api.gate import Gate
 from localfoundry.api.live_settings import LiveSettings
 from localfoundry.api.notify import notify
@@ -80,6 +83,8 @@ async def _serve(
     tracing = traces.begin(settings, service)
     gate = Gate(settings, bind)
     app = create_app(service, shutdown, [*logs.access(settings), *tracing], gate=gate)
+    bounds = Bounds(settings.request_timeout_s, settings.slow_reader_timeout_s, settings.max_connections)
+    connection: Any = functools.partial(Connection, bounds)
     options = uvicorn.Config(
         app,
         lifespan="off",
@@ -87,7 +92,8 @@ async def _serve(
         log_config=None,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=65536,
+        http=connection,
+        ws="none",
         ssl_context_factory=(lambda *_: tls) if tls is not None else None,
     )
     server = _Server(options)

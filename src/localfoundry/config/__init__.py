@@ -371,6 +371,55 @@ class Settings:
         "OpenTelemetry collector (OTLP over HTTP) that gets a trace of every request; `off`; or `auto`: the one that "
         "`OTEL_EXPORTER_OTLP_ENDPOINT` names, if it does. Needs `localfoundry[otel]`.",
     )
+    first_token_timeout_s: int = option(
+        600,
+        "firstTokenTimeoutSeconds",
+        "FOUNDRY_FIRST_TOKEN_TIMEOUT",
+        _integer(1, 86_400),
+        "End a request whose first token has not come by then; a long prompt on a slow machine takes minutes.",
+        "seconds",
+        live=True,
+    )
+    stream_idle_timeout_s: int = option(
+        120,
+        "streamIdleTimeoutSeconds",
+        "FOUNDRY_STREAM_IDLE_TIMEOUT",
+        _integer(1, 86_400),
+        "End an answer when the engine sends nothing more for so long.",
+        "seconds",
+        live=True,
+    )
+    slow_reader_timeout_s: int = option(
+        120,
+        "slowReaderTimeoutSeconds",
+        "FOUNDRY_SLOW_READER_TIMEOUT",
+        _integer(1, 86_400),
+        "Disconnect a client that takes nothing of its answer for so long.",
+        "seconds",
+    )
+    request_timeout_s: int = option(
+        60,
+        "requestTimeoutSeconds",
+        "FOUNDRY_REQUEST_TIMEOUT",
+        _integer(1, 86_400),
+        "Disconnect a client that has not sent its whole request by then.",
+        "seconds",
+    )
+    max_messages: int = option(
+        10_000,
+        "maxMessages",
+        "FOUNDRY_MAX_MESSAGES",
+        _integer(1, 1_000_000),
+        "Most messages in one chat request.",
+        live=True,
+    )
+    max_connections: int = option(
+        400,
+        "maxConnections",
+        "FOUNDRY_MAX_CONNECTIONS",
+        _integer(1, 100_000),
+        "Most connections at once; a streamed answer takes two of the process's open files, often limited to 1024.",
+    )
     models: Mapping[str, model_defaults.Values] = field(default_factory=dict, hash=False)
     sources: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
 

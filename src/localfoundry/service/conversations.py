@@ -20,6 +20,7 @@ from localfoundry.service.loading import LoadedModel
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 30.0
+_LARGEST_ANSWER = 10_000_000
 _KEEP_FREE_BYTES = 2 * 2**30
 
 
@@ -71,7 +72,7 @@ async def _ask(model: LoadedModel, method: str, path: str, body: dict[str, str] 
     data = json.dumps(body).encode() if body is not None else b""
     response = await upstream.request(model.worker.endpoint, method, path, data)
     try:
-        answer = await response.body()
+        answer = await response.body(_LARGEST_ANSWER)
     finally:
         response.close()
     if response.status != 200:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
 _PATIENCE = 4  # times as long for a worker that computes
+_LARGEST_BEAT = 10_000_000
 _BUSY = 0.1  # of the time, on one processor
 
 
@@ -28,7 +29,7 @@ async def beat(model: LoadedModel, hang_timeout_s: float) -> None:
         async with asyncio.timeout(hang_timeout_s):
             response = await upstream.request(model.worker.endpoint, "GET", model.engine.heartbeat)
             try:
-                await response.body()
+                await response.body(_LARGEST_BEAT)
             finally:
                 response.close()
     except TimeoutError:

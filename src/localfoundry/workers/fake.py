@@ -11,6 +11,14 @@ The model file is JSON; every key is a switch and may be left out:
     bad_bytes_at        sends bytes that are no event after so many tokens
     ignore_sigterm      true: only SIGKILL ends it
     answer              the words to repeat (default: "token")
+    echo                true: the word to repeat is the last one of the prompt
+    slow_first_token_s  seconds before the first token
+    pings               true: keep-alive comments every 50 ms until the first token
+    tools               false: its chat template has no place for tools
+    memory_tokens       what answers that run together may hold; above it every one of them ends with an error event
+
+Faults of the connection (`fake_faults.py`): close_first_connections, status_500, garbage, half_close_at, cut_event_at,
+endless_event, no_done, half_utf8.
 
 A prompt's tokens are its words, so context limits can be tested by counting.
 """
@@ -27,7 +35,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from localfoundry.workers import lifeline, limits
+from localfoundry.workers import fake_faults, lifeline, limits
+from localfoundry.workers.fake_faults import event, respond, write_chunk
 
 
 class FakeServer:
@@ -39,6 +48,9 @@ class FakeServer:
         self.context = context
         self.generated = 0
         self.running = 0
+        self.requests = 0
+        self.held = 0  # tokens of prompts and answers that run now
+        self.overflows = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -48,6 +60,7 @@ class FakeServer:
             )
             body = json.loads(await reader.readexactly(length) or b"{}")
             await self._route(head.split(" ")[1], body, reader, writer)
+            await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -57,32 +70,46 @@ class FakeServer:
         self, path: str, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         if path == "/health":
-            _respond(writer, 200, {"status": "ok"})
+            respond(writer, 200, {"status": "ok"})
         elif path == "/counters":
-            _respond(writer, 200, {"generated": self.generated, "running": self.running})
+            counts = {"generated": self.generated, "running": self.running, "requests": self.requests}
+            respond(writer, 200, counts)
+        elif path == "/props":
+            respond(writer, 200, {"chat_template_caps": {"supports_tools": self.switches.get("tools", True)}})
+        elif path == "/apply-template":
+            respond(writer, 200, {"prompt": " ".join(str(m.get("content") or "") for m in body.get("messages", []))})
+        elif path == "/v1/embeddings":
+            vector = {"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}
+            usage = {"prompt_tokens": 1, "total_tokens": 1}
+            respond(writer, 200, {"object": "list", "data": [vector], "model": self.alias, "usage": usage})
         elif path == "/tokenize":
-            _respond(writer, 200, {"tokens": list(range(len(str(body.get("content", "")).split())))})
+            respond(writer, 200, {"tokens": list(range(len(str(body.get("content", "")).split())))})
         elif path in ("/v1/chat/completions", "/v1/completions"):
             await self._complete(body, reader, writer)
         else:
-            _respond(writer, 404, {"error": {"code": 404, "message": f"no {path} here", "type": "not_found_error"}})
+            respond(writer, 404, {"error": {"code": 404, "message": f"no {path} here", "type": "not_found_error"}})
 
     async def _complete(self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.requests += 1
+        if await fake_faults.instead(self.switches, self.requests, writer):
+            return
         texts = [str(m.get("content") or "") for m in body.get("messages", [])] or [str(body.get("prompt", ""))]
         prompt_tokens = sum(len(text.split()) for text in texts)
         if prompt_tokens >= self.context:
             counts = {"n_prompt_tokens": prompt_tokens, "n_ctx": self.context}
             error = {"code": 400, "message": "too many tokens", "type": "exceed_context_size_error", **counts}
-            _respond(writer, 400, {"error": error})
+            respond(writer, 400, {"error": error})
             return
         limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
         count = max(min(limit, self.context - prompt_tokens), 0)
+        word = texts[-1].split()[-1] if self.switches.get("echo") else str(self.switches.get("answer", "token"))
+        answer = Answer(self, body, count, prompt_tokens, word)
         self.running += 1
         gone = asyncio.ensure_future(reader.read(1))  # a client that goes away shows as end of file
         try:
-            answer = Answer(self, body, count, prompt_tokens)
             await answer.send(writer, gone)
         finally:
+            self.held -= answer.held
             self.running -= 1
             gone.cancel()
 
@@ -90,22 +117,28 @@ class FakeServer:
 class Answer:
     """One generation: tokens at the clock's pace, plain or as a stream."""
 
-    def __init__(self, server: FakeServer, body: dict[str, Any], count: int, prompt_tokens: int) -> None:
+    def __init__(self, server: FakeServer, body: dict[str, Any], count: int, prompt_tokens: int, word: str) -> None:
         self.server = server
         self.stream = bool(body.get("stream"))
         self.with_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         self.count = count
-        self.usage = {"prompt_tokens": prompt_tokens, "completion_tokens": count, "total_tokens": prompt_tokens + count}
+        self.prompt_tokens = prompt_tokens
+        self.word = word
+        self.held = 0
+        self.id = f"fake-{server.requests}"
+        self.usage = {"prompt_tokens": prompt_tokens, "completion_tokens": count,
+                      "total_tokens": prompt_tokens + count, "prompt_tokens_details": {"cached_tokens": 0}}  # fmt: skip
 
     async def send(self, writer: asyncio.StreamWriter, gone: asyncio.Future[bytes]) -> None:
-        switches = self.server.switches
-        interval = 1 / float(switches.get("tokens_per_second", 200))
-        word = str(switches.get("answer", "token"))
+        interval = 1 / float(self.server.switches.get("tokens_per_second", 200))
         if self.stream:
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
                 b"Transfer-Encoding: chunked\r\n\r\n"
             )
+        await self._before_first(writer, gone)
+        overflows = self.server.overflows
+        self._hold(self.prompt_tokens)
         due = time.monotonic()
         for index in range(self.count):
             await self._faults(index, writer)
@@ -113,12 +146,33 @@ class Answer:
             await asyncio.wait([gone], timeout=max(due - time.monotonic(), 0))
             if gone.done():
                 return
+            self._hold(1)
+            if self.server.overflows != overflows:
+                error = {"code": 500, "message": "Context size has been exceeded.", "type": "server_error"}
+                event(writer, {"error": error})
+                writer.write(b"0\r\n\r\n")
+                return
             self.server.generated += 1
             if self.stream:
-                _event(writer, self._chunk({"content": f" {word}" if index else word}, None))
+                event(writer, self._chunk({"content": f" {self.word}" if index else self.word}, None))
                 await writer.drain()
-        self._finish(writer, word)
+        self._finish(writer)
         await writer.drain()
+
+    async def _before_first(self, writer: asyncio.StreamWriter, gone: asyncio.Future[bytes]) -> None:
+        left_s = float(self.server.switches.get("slow_first_token_s", 0))
+        while left_s > 0 and not gone.done():
+            if self.server.switches.get("pings"):
+                write_chunk(writer, b":\n\n")
+            await asyncio.wait([gone], timeout=min(left_s, 0.05))
+            left_s -= 0.05
+
+    def _hold(self, tokens: int) -> None:
+        """As llama.cpp does it: when the shared memory is full, every answer that runs ends."""
+        self.held += tokens
+        self.server.held += tokens
+        if self.server.held > self.server.switches.get("memory_tokens", sys.maxsize):
+            self.server.overflows += 1
 
     async def _faults(self, index: int, writer: asyncio.StreamWriter) -> None:
         switches = self.server.switches
@@ -130,41 +184,29 @@ class Answer:
         if index == switches.get("bad_bytes_at"):
             writer.write(b"not a chunk at all\r\n")
             await writer.drain()
+        await fake_faults.at(switches, index, writer, self._chunk)
 
     def _chunk(self, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return {"id": "fake", "object": "chat.completion.chunk", "created": 0, "model": self.server.alias,
+        return {"id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.server.alias,
                 "choices": [choice]}  # fmt: skip
 
-    def _finish(self, writer: asyncio.StreamWriter, word: str) -> None:
+    def _finish(self, writer: asyncio.StreamWriter) -> None:
         if not self.stream:
-            text = " ".join([word] * self.count)
+            text = " ".join([self.word] * self.count)
             choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-            _respond(writer, 200, {"id": "fake", "object": "chat.completion", "created": 0,
-                                   "model": self.server.alias, "choices": [choice], "usage": self.usage})  # fmt: skip
+            respond(writer, 200, {"id": self.id, "object": "chat.completion", "created": 0,
+                                  "model": self.server.alias, "choices": [choice], "usage": self.usage})  # fmt: skip
             return
-        _event(writer, self._chunk({}, "stop"))
+        timings = {"cache_n": 0, "prompt_n": self.prompt_tokens, "predicted_n": self.count}
         if self.with_usage:
-            _event(writer, self._chunk({}, None) | {"choices": [], "usage": self.usage})
-        _write_chunk(writer, b"data: [DONE]\n\n")
+            event(writer, self._chunk({}, "stop"))
+            event(writer, self._chunk({}, None) | {"choices": [], "usage": self.usage, "timings": timings})
+        else:
+            event(writer, self._chunk({}, "stop") | {"timings": timings})
+        if not self.server.switches.get("no_done"):
+            write_chunk(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
-
-
-def _respond(writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:
-    data = json.dumps(body).encode()
-    writer.write(
-        f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n"
-        "Connection: close\r\n\r\n".encode()
-        + data
-    )
-
-
-def _event(writer: asyncio.StreamWriter, body: dict[str, Any]) -> None:
-    _write_chunk(writer, b"data: " + json.dumps(body).encode() + b"\n\n")
-
-
-def _write_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(b"%x\r\n%s\r\n" % (len(data), data))
 
 
 async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
@@ -176,7 +218,7 @@ async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
         print(f"memory_bytes={switches['takes_bytes']}", file=sys.stderr, flush=True)
     server = FakeServer(switches, options.alias, options.context)
     if options.socket:
-        listener = await asyncio.start_unix_server(server.handle, options.socket)
+        listener = await asyncio.start_unix_server(server.handle, options.socket, backlog=512)
     else:
         listener = await asyncio.start_server(server.handle, "127.0.0.1", options.port)
     await listener.serve_forever()
