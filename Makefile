@@ -40,6 +40,7 @@ docs: install
 bench: install
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/listing.py
 
 clean:

@@ -1,11 +1,12 @@
 """What the service costs: throughput and TTFT through it, against its worker spoken to directly, on the real model.
 
-    python benchmarks/proxy.py [--repetitions 7] [--home DIR] [--json FILE]
+    python benchmarks/proxy.py [--repetitions 7] [--streams 1 8 32] [--home DIR] [--json FILE]
 
 Both sides get the same light client, the same texts and the same worker; only the nonce that leads a prompt differs,
 so that neither is answered from the other's cache. A repetition is a pair of blocks, direct and service, whose order
 alternates. Throughput: all output tokens of a block / its wall time, compared as a paired ratio. TTFT: compared as the
-difference of the requests in the same place of their blocks. Intervals are bootstrapped.
+difference of the requests in the same place of their blocks. Intervals are bootstrapped. The model answers as many
+requests at once as there are streams (`parallelRequests`), so that none of them waits for a place on either side.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 
-from rig import Answer, BenchmarkFailed, Line, Target, ask, call, foundry, parser, publish
+from rig import BenchmarkFailed, Line, call, foundry, parser, publish
+from wire import Answer, Target, ask
 
 from localfoundry.bench import stats
 from localfoundry.bench.prompts import prompt
 
-STREAMS = (1, 8)
+STREAMS = (1, 8, 32)
+_FULL = 8  # streams that send `per_stream` requests each in a block; more send fewer
 THROUGHPUT_LOSS_GOAL = 3.0  # percent
 TTFT_GOAL_MS = 2.0
 
@@ -50,12 +53,16 @@ class Load:
     words: int
     max_tokens: int
     per_stream: int
+    streams: tuple[int, ...]
 
     async def run(self, target: Target, side: str, streams: int, repetition: int) -> Block:
+        each = max(1, min(self.per_stream, self.per_stream * _FULL // streams))
+        block = repetition * len(self.streams) + self.streams.index(streams)
+
         async def client(number: int) -> list[Answer]:
             answers = []
-            for index in range(self.per_stream):
-                place = (repetition * len(STREAMS) + STREAMS.index(streams)) * 1000 + number * self.per_stream + index
+            for index in range(each):
+                place = block * 1000 + number * each + index
                 text = prompt(self.nonce, 42, place, twin=int(side == "service"), words=self.words)
                 answers.append(await ask(target, self.model, text, self.max_tokens))
             return answers
@@ -79,7 +86,7 @@ async def measure(load: Load, url: str, repetitions: int) -> list[Block]:
     blocks = []
     for repetition in range(repetitions + 1):
         order = ("direct", "service") if repetition % 2 else ("service", "direct")
-        for streams in STREAMS:
+        for streams in load.streams:
             for side in order:
                 block = await load.run(targets[side], side, streams, repetition)
                 if repetition:  # the first of each is warm-up
@@ -87,9 +94,9 @@ async def measure(load: Load, url: str, repetitions: int) -> list[Block]:
     return blocks
 
 
-def lines(blocks: list[Block]) -> list[Line]:
+def lines(blocks: list[Block], at_once: tuple[int, ...]) -> list[Line]:
     found = []
-    for streams in STREAMS:
+    for streams in at_once:
         direct, service = (
             [block for block in blocks if (block.streams, block.side) == (streams, side)]
             for side in ("direct", "service")
@@ -122,19 +129,21 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--repetitions", type=int, default=7)
     options.add_argument("--per-stream", type=int, default=3, help="requests of each client in a block")
+    options.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="clients at the same time, in turn")
     options.add_argument("--words", type=int, default=60)
     options.add_argument("--tokens", type=int, default=64)
     chosen = options.parse_args()
-    load = Load(chosen.model, secrets.token_hex(8), chosen.words, chosen.tokens, chosen.per_stream)
-    with foundry(chosen) as under_test:
-        under_test.run("service", "start")
-        url = under_test.url()
+    at_once = tuple(chosen.streams)
+    parallel = max(_FULL, *at_once)
+    load = Load(chosen.model, secrets.token_hex(8), chosen.words, chosen.tokens, chosen.per_stream, at_once)
+    with foundry(chosen) as under_test, under_test.service({"FOUNDRY_PARALLEL": str(parallel)}) as url:
         call(f"{url}/foundry/load", {"model": chosen.model})
         blocks = asyncio.run(measure(load, url, chosen.repetitions))
     counts = {answer.tokens for block in blocks for answer in block.answers}
     if counts != {chosen.tokens}:
         print(f"note: answers had {min(counts)} to {max(counts)} tokens, not all {chosen.tokens}")
-    publish(lines(blocks), asdict(load) | {"repetitions": chosen.repetitions}, [asdict(b) for b in blocks], chosen.json)
+    settings = asdict(load) | {"parallel": parallel, "repetitions": chosen.repetitions}
+    publish(lines(blocks, at_once), settings, [asdict(block) for block in blocks], chosen.json)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,23 @@
-"""What the benchmarks share: a home of their own, the `foundry` command, a client that costs little, and the printout.
-
-The client is raw asyncio streams and a regular expression, since a full HTTP client would cost more time than the
-differences that are looked for. It understands just what these benchmarks send: one chat completion, streamed.
-"""
+"""What the benchmarks share: a home of their own, the `foundry` command and its service, and the printout."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
 import platform
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -32,10 +26,6 @@ from localfoundry.bench import report, stats
 
 STARTER = "smollm2-135m"
 COMMAND_TIMEOUT_S = 600
-REQUEST_TIMEOUT_S = 300
-
-_TOKEN = re.compile(rb'"(?:content|reasoning_content)":\s*"[^"]')
-_COMPLETION_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 
 
 class BenchmarkFailed(RuntimeError):
@@ -54,6 +44,7 @@ class Foundry:
         # FOUNDRY_URL is for clients; with it set, the command might measure somebody else's service.
         kept = {name: value for name, value in os.environ.items() if name != "FOUNDRY_URL"}
         self.environment = kept | {"FOUNDRY_HOME": str(home), "FOUNDRY_PORT": "0"}
+        self.home = home
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -87,10 +78,30 @@ class Foundry:
     def stop(self) -> None:
         self.run("service", "stop", check=False)
 
+    @contextlib.contextmanager
+    def service(self, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+        """The URL of a service started with these environment variables, and stopped afterwards."""
+        before = self.environment
+        self.environment = before | dict(settings or {})
+        try:
+            self.run("service", "start")
+            yield self.url()
+        finally:
+            self.stop()
+            self.environment = before
+
+    def fake(self, name: str, **switches: object) -> str:
+        """The name of a model for the fake engine, made and imported; `workers/fake.py` lists the switches."""
+        file = self.home / f"{name}.fake.json"
+        file.write_text(json.dumps(switches), encoding="utf-8")
+        self.run("model", "download", str(file))
+        return name
+
 
 @contextlib.contextmanager
 def foundry(options: argparse.Namespace) -> Iterator[Foundry]:
     """A stopped service with the model on its disk, and stopped again afterwards; its home is removed if it is ours."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the service ends as well
     with contextlib.ExitStack() as stack:
         place = options.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="foundry-bench-")))
         found = Foundry(place, options.foundry)
@@ -111,84 +122,11 @@ def call(url: str, body: dict[str, object] | None = None) -> Any:
 
 
 @dataclass(frozen=True)
-class Target:
-    """Where a request goes: a Unix socket, or a host and port."""
-
-    socket: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 0
-
-    @classmethod
-    def of(cls, address: str) -> Target:
-        """From `http://host:port`, `host:port` or the path of a socket."""
-        if "://" not in address and not re.fullmatch(r"[^/\\]+:\d+", address):
-            return cls(socket=address)
-        parts = urlsplit(address if "://" in address else f"http://{address}")
-        return cls(host=parts.hostname or "127.0.0.1", port=parts.port or 80)
-
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self.socket is not None:
-            return await asyncio.open_unix_connection(self.socket)
-        return await asyncio.open_connection(self.host, self.port)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One streamed answer. Both times count from the moment the request was written, on an open connection."""
-
-    ttft_s: float
-    wall_s: float
-    tokens: int
-
-
-async def ask(target: Target, model: str, prompt: str, max_tokens: int) -> Answer:
-    """A chat completion of exactly `max_tokens` tokens where the engine knows `ignore_eos`."""
-    body = json.dumps(
-        {
-            "model": model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": max_tokens,
-            "temperature": 0,
-            "seed": 42,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: {target.host}:{target.port}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode()
-    reader, writer = await target.connect()
-    try:
-        async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            began = time.perf_counter()
-            writer.write(head + body)
-            return await _read(reader, began)
-    finally:
-        writer.close()
-
-
-async def _read(reader: asyncio.StreamReader, began: float) -> Answer:
-    heard = b""
-    first: float | None = None
-    while b"data: [DONE]" not in heard[-4096:]:
-        piece = await reader.read(65536)
-        if not piece:
-            break
-        heard += piece
-        if first is None and _TOKEN.search(heard):
-            first = time.perf_counter()
-    done = time.perf_counter()
-    counts = _COMPLETION_TOKENS.findall(heard)
-    if not heard.startswith(b"HTTP/1.1 200") or first is None or not counts:
-        raise BenchmarkFailed(f"not a streamed answer with usage: {heard[:2000]!r}")
-    return Answer(first - began, done - began, int(counts[-1]))
-
-
-@dataclass(frozen=True)
 class Line:
-    """One printed result: values in `unit`, or a `point` with its interval; and the limit it must not pass."""
+    """One printed result: values in `unit`, or a `point` with its interval; and the limit it must not pass.
+
+    `counted`: the point is a count or one whole run's difference; it has no interval and is compared as it is.
+    """
 
     name: str
     unit: str
@@ -196,6 +134,7 @@ class Line:
     point: float | None = None
     interval: stats.Interval | None = None
     goal: float | None = None
+    counted: bool = False
 
     @property
     def middle(self) -> float:
@@ -209,6 +148,8 @@ class Line:
         """Against the goal: by the whole interval where there is one, so that luck is not called success."""
         if self.goal is None:
             return ""
+        if self.counted:
+            return "met" if self.middle <= self.goal else "missed"
         interval = self.interval or stats.bootstrap_median(self.values)
         if interval is None:
             return "one run cannot tell"
@@ -245,7 +186,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     found.add_argument("--foundry", type=Path, help="command to measure; without it, the one beside this Python")
     found.add_argument("--model", default=STARTER, help=f"model to run (default {STARTER})")
-    found.add_argument("--json", type=Path, metavar="FILE", help="write results and raw samples there")
+    found.add_argument(
+        "--json", "--out", dest="json", type=Path, metavar="FILE", help="write results and raw samples there"
+    )
     return found
 
 

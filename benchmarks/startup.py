@@ -16,7 +16,8 @@ import time
 from collections import defaultdict
 
 import psutil
-from rig import BenchmarkFailed, Foundry, Line, Target, ask, call, foundry, parser, publish
+from rig import BenchmarkFailed, Foundry, Line, call, foundry, parser, publish
+from wire import Target, ask
 
 from localfoundry.bench import stats
 
