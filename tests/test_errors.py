@@ -86,4 +86,4 @@ def test_errors_that_word_themselves() -> None:
     error = long.to_openai()["error"]
     assert isinstance(error, dict)
     assert (error["prompt_tokens"], error["context_length"]) == (9000, 4096)
-    assert "at most 8192" in str(ContextLengthExceeded(9000, 4096, "m", largest=8192).hint)
+    assert "8192 tokens are the most" in str(ContextLengthExceeded(9000, 4096, "m", largest=8192).hint)

@@ -10,7 +10,8 @@ import pytest
 from localfoundry import config, fit
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.service.memory import resident_bytes
-from localfoundry.service.service import LoadOptions, Service
+from localfoundry.service.planning import LoadOptions
+from localfoundry.service.service import Service
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 

@@ -140,9 +140,10 @@ class ContextLengthExceeded(UsageError):
     code = "context_length_exceeded"
 
     def __init__(self, prompt_tokens: int, context_length: int, model: str, largest: int | None = None) -> None:
+        """`largest`: the largest context that this machine's memory and the model's training allow."""
         more = f"foundry model run {model} --ctx {prompt_tokens + 256}"
         if largest is not None and prompt_tokens >= largest:
-            more = f"shorten the prompt: {model} was trained for at most {largest} tokens"
+            more = f"shorten the prompt: {largest} tokens are the most for {model} on this machine"
         super().__init__(
             f"the prompt has {prompt_tokens} tokens, the context of {model} as loaded holds {context_length}",
             hint=more,
@@ -150,6 +151,7 @@ class ContextLengthExceeded(UsageError):
         )
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
+        self.largest_context = largest
 
     def to_openai(self) -> dict[str, object]:
         body = super().to_openai()
@@ -157,6 +159,7 @@ class ContextLengthExceeded(UsageError):
         assert isinstance(error, dict)
         error["prompt_tokens"] = self.prompt_tokens
         error["context_length"] = self.context_length
+        error["largest_context"] = self.largest_context
         return body
 
 

@@ -184,6 +184,7 @@ def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(client: OpenA
     assert error["code"] == "context_length_exceeded"
     assert error["prompt_tokens"] > 2000
     assert error["context_length"] == CONTEXT
+    assert error["largest_context"] == 8192, "what the model was trained for: memory is no limit here"
 
 
 def test_an_answer_that_reaches_the_end_of_the_context_says_so(client: OpenAI) -> None:

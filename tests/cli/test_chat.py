@@ -135,7 +135,8 @@ def test_an_answer_as_json(foundry: Foundry, fake_model: Callable[..., str]) -> 
     answer = foundry.ok("run", "parrot", "--max-tokens", "2", "-p", "one two three", "-o", "json").json
     assert answer["model"] == "parrot:1"
     assert answer["content"].split() == ["polly"] * 2
-    assert answer["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    counts = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert answer["usage"] == counts | {"prompt_tokens_details": {"cached_tokens": 0}}
     assert 0 < answer["ttftSeconds"] <= answer["totalSeconds"]
 
 

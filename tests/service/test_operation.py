@@ -21,7 +21,8 @@ from localfoundry.errors import InsufficientMemory, LoadFailed, OutOfMemory, Que
 from localfoundry.service import memory
 from localfoundry.service.events import ModelEvent
 from localfoundry.service.loading import LoadedModel
-from localfoundry.service.service import LoadOptions, Service
+from localfoundry.service.planning import LoadOptions
+from localfoundry.service.service import Service
 from localfoundry.store.store import Store
 from service.test_service import fake, until
 

@@ -14,7 +14,8 @@ import pytest
 from localfoundry import config
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.errors import InvalidRequest, LoadFailed, ModelNotCached, NotRunnable, ServiceStopping, UnknownModel
-from localfoundry.service.service import LoadOptions, Service
+from localfoundry.service.planning import LoadOptions
+from localfoundry.service.service import Service
 from localfoundry.sources.resolve import resolve
 from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
@@ -147,6 +148,7 @@ async def test_a_crash_is_forgotten_and_the_next_load_works(running: Service) ->
     await model.worker.exited
     assert running.models == []
     assert model.worker.state == "crashed"
+    assert not Path(model.worker.endpoint.path or "").exists(), "its socket is left behind"  # noqa: ASYNC240
     assert (await running.load(name)).worker.state == "ready"
 
 

@@ -13,7 +13,8 @@ from localfoundry.api import exchange, requests
 from localfoundry.errors import InvalidRequest
 from localfoundry.service.loading import LoadedModel
 from localfoundry.service.memory import resident_bytes
-from localfoundry.service.service import LoadOptions, Service
+from localfoundry.service.planning import LoadOptions
+from localfoundry.service.service import Service
 
 
 def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:

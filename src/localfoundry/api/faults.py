@@ -55,7 +55,8 @@ def of_object(status: int, error: Any, model: LoadedModel) -> FoundryError:
     if error.get("type") == "exceed_context_size_error":
         with contextlib.suppress(KeyError, TypeError, ValueError):
             counts = int(error["n_prompt_tokens"]), int(error["n_ctx"])
-            return ContextLengthExceeded(*counts, model.manifest.alias, model.manifest.context_length)
+            largest = model.resident.plan.largest_context or model.manifest.context_length
+            return ContextLengthExceeded(*counts, model.manifest.alias, largest)
     if message.startswith(_MEMORY_FULL):
         return ContextMemoryExhausted(
             f"answers that ran together filled the {model.context} tokens of memory that {model.id} has for them",

@@ -24,7 +24,8 @@ from localfoundry.catalog.foundry import foundry_entry
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.errors import InvalidRequest
 from localfoundry.service.memory import resident_bytes
-from localfoundry.service.service import LoadOptions, Service
+from localfoundry.service.planning import LoadOptions
+from localfoundry.service.service import Service
 from localfoundry.store.manifest import Manifest
 
 

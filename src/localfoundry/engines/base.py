@@ -69,6 +69,10 @@ class Engine(Protocol):
         """Bytes by device that a load is predicted to take."""
         ...
 
+    def largest_context(self, manifest: Manifest, room_bytes: int, parallel: int) -> int | None:
+        """The largest context, up to what the model was trained for, that fits so much memory; None: not known."""
+        ...
+
     def short_of_memory(self, log: str) -> bool:
         """Whether what a worker wrote before it gave up says that memory was the cause."""
         ...

@@ -35,6 +35,9 @@ class FakeEngine:
             switches = {}
         return {"cpu": int(switches.get("memory_bytes", _DEFAULT_BYTES))}
 
+    def largest_context(self, manifest: Manifest, room_bytes: int, parallel: int) -> int | None:
+        return None
+
     def short_of_memory(self, log: str) -> bool:
         return "out of memory" in log
 

@@ -39,8 +39,13 @@ class LlamaCpp:
     saves_state = True
 
     def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
-        weights = sum(f.size_bytes for f in manifest.files if f.name.lower().endswith(".gguf"))
-        return {"cpu": fit.predicted(weights, manifest.architecture, context, parallel).total}
+        return {"cpu": fit.predicted(_weights(manifest), manifest.architecture, context, parallel).total}
+
+    def largest_context(self, manifest: Manifest, room_bytes: int, parallel: int) -> int | None:
+        if manifest.architecture is None or not manifest.context_length:
+            return None
+        shape, most = manifest.architecture, manifest.context_length
+        return fit.largest_context(room_bytes, _weights(manifest), shape, parallel, most)
 
     def short_of_memory(self, log: str) -> bool:
         return _NO_MEMORY.search(log) is not None
@@ -87,6 +92,10 @@ class LlamaCpp:
         failures = [words for level, words in said if level in ("", "W") and _FAILURE_LINE.search(words)]
         chosen = errors[:2] or failures[:2] or [words for _, words in said[-2:]]
         return _without_folders("; ".join(dict.fromkeys(chosen)))[:400]
+
+
+def _weights(manifest: Manifest) -> int:
+    return sum(f.size_bytes for f in manifest.files if f.name.lower().endswith(".gguf"))
 
 
 def _without_folders(text: str) -> str:

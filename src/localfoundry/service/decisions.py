@@ -38,6 +38,7 @@ class LoadPlan:
 
     need: Bytes
     context: int
+    largest_context: int | None = None  # tokens that would fit this machine; None: not known
     slots: int = 8
     parallel: int = 8
     ttl_s: float = 600.0

@@ -135,12 +135,12 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self.exited
-        if self.endpoint.path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.endpoint.path)  # noqa: PTH108 one entry of a folder in memory
 
     async def _wait(self) -> int:
         code = await self._process.wait()
+        if self.endpoint.path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.endpoint.path)  # noqa: PTH108 one entry of a folder in memory
         if self.state == "ready":
             self.state = "crashed"
             log.warning("worker %d ended by itself with status %d", self.pid, code)

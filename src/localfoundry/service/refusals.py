@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from localfoundry import fit
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.errors import FoundryError, InsufficientMemory, QueueFull, QueueTimeout, WorkerCrashed
 from localfoundry.service.decisions import Broken, NoRoom, Phase, QueueIsFull, Refusal, TooLate
@@ -49,10 +48,9 @@ def _again(cause: Exception, retry_s: float, manifest: Manifest) -> Exception:
 
 def _no_room(why: NoRoom, manifest: Manifest, catalog: Catalog) -> FoundryError:
     free = max(why.free, 0)
-    weights, shape = _weights(manifest), manifest.architecture
-    context = fit.largest_context(free, weights, shape, why.plan.parallel, why.plan.context) if shape else None
+    context = why.plan.largest_context
     ways = []
-    if context:
+    if context and context < why.plan.context:
         ways.append(f"foundry model run {manifest.alias} --ctx {context}")
     if why.pinned:
         ways.append(f"foundry model unload {next(iter(why.pinned))}")
@@ -68,10 +66,6 @@ def _no_room(why: NoRoom, manifest: Manifest, catalog: Catalog) -> FoundryError:
         largest_context=context,
         hint="   or   ".join(ways) or "close other programs, or choose a smaller model: foundry model list",
     )
-
-
-def _weights(manifest: Manifest) -> int:
-    return sum(f.size_bytes for f in manifest.files if f.name.lower().endswith(".gguf"))
 
 
 def _smaller(manifest: Manifest, catalog: Catalog, free: int) -> str | None:

@@ -193,6 +193,10 @@ class Scheduler:
     def claims(self) -> list[Bytes]:
         return [r.claim for r in self.residents.values()]
 
+    def room(self, id: str, device: str) -> int:
+        """Bytes that a load of this model could have if everything were unloaded that may be."""
+        return self.ledger.free(self._fixed(id).values(), device)
+
     def next_tick(self, now: float) -> float | None:
         """When time alone will next change something, later than `now`; None: nothing waits for it."""
         times = [ask.deadline for queue in self._queues.values() for ask in queue]

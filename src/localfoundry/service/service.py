@@ -14,21 +14,16 @@ import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from localfoundry import engines
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
 from localfoundry.errors import (
     FoundryError,
-    InvalidRequest,
     LoadFailed,
-    ModelNotCached,
     OutOfMemory,
     ServiceStopping,
-    UnknownModel,
     WorkerCrashed,
 )
 from localfoundry.service import conversations, health, loading, memory
@@ -44,8 +39,10 @@ from localfoundry.service.decisions import (
     Why,
 )
 from localfoundry.service.events import Listener, ModelEvent
-from localfoundry.service.ledger import CPU, Bytes, Ledger
+from localfoundry.service.ledger import CPU, Ledger
 from localfoundry.service.loading import LoadedModel
+from localfoundry.service.names import Names
+from localfoundry.service.planning import LoadOptions, Planner
 from localfoundry.service.refusals import error_of
 from localfoundry.service.scheduler import Scheduler
 from localfoundry.store.manifest import Manifest
@@ -55,21 +52,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DEFAULT_CONTEXT = 8192
 _STOP_GRACE_S = 5.0
-_MOST_RESOLVED = 1000  # spellings of names that are remembered
-_AHEAD = 2  # requests that an engine gets beyond those it answers at once, so that it never waits for the next
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """What a caller may ask of a load; None takes the setting. `retain` keeps the other models loaded."""
-
-    retain: bool | None = None
-    ttl_s: int | None = None
-    context: int | None = None
-    pinned: bool | None = None
-    keep_state: bool | None = None
 
 
 class Service:
@@ -86,14 +69,13 @@ class Service:
         self.listeners: list[Listener] = []
         self._socket_dir = socket_dir
         self._state_dir = settings.home / "state"  # saved conversations; they end with the service
-        self._resolved: dict[str, Manifest] = {}  # of the store as it was at `_stamp`: every request asks
-        self._stamp: tuple[object, ...] = ()
+        self._names = Names(store, catalog)
+        self._planner = Planner(store)
         self._scheduler = Scheduler(Ledger({}), settings.queue_length)
         self._numbers = itertools.count(1)
         self._asking: dict[int, tuple[asyncio.Future[LoadedModel], Manifest]] = {}  # requests that wait
         self._manifests: dict[str, Manifest] = {}  # of models that are wanted or loaded
         self._models: dict[str, LoadedModel] = {}
-        self._measured: dict[tuple[str, int, int, tuple[str, ...]], Bytes] = {}  # what a kind of load took here
         self._ended: dict[str, asyncio.Event] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -131,33 +113,8 @@ class Service:
         }
 
     def resolve(self, name: str) -> Manifest:
-        """The cached version that a name stands for: id, alias, other name, repository or imported path.
-
-        Raises UnknownModel with the nearest names, or ModelNotCached.
-        """
-        if not name:
-            raise InvalidRequest("model is empty", param="model", hint="foundry model list")
-        stamp = self.store.stamp()
-        if stamp != self._stamp or len(self._resolved) > _MOST_RESOLVED:
-            self._stamp = stamp
-            self._resolved.clear()
-        if name not in self._resolved:
-            self._resolved[name] = self._find(name)
-        return self._resolved[name]
-
-    def _find(self, name: str) -> Manifest:
-        found = self.store.find(name)
-        if found is not None:
-            return found
-        entry = self.catalog.find(name)
-        if entry is not None:
-            model, variant = entry
-            cached = self.store.find(variant.id if variant else model.alias)
-            if cached is not None:
-                return cached
-            raise ModelNotCached(name)
-        self.catalog.require(name)
-        raise UnknownModel(f"no model is called {name}", param="model")
+        """The cached version that a name stands for. Raises UnknownModel, ModelNotCached, InvalidRequest."""
+        return self._names.resolve(name)
 
     def loaded(self, name: str) -> LoadedModel | None:
         """The loaded model of that name, if it is loaded. Raises as `resolve`."""
@@ -261,13 +218,18 @@ class Service:
         if self._closing:
             raise _stopping()
         number, now = next(self._numbers), time.monotonic()
-        plan = self._plan(manifest, options or LoadOptions())
+        resident = self._scheduler.residents.get(manifest.id)
+        if resident is None:
+            self._manifests[manifest.id] = manifest
+            self._observe()
+        if resident is not None and not options:
+            plan = resident.plan  # the way of nearly every request
+        else:
+            room = self._scheduler.room(manifest.id, CPU)
+            plan = self._planner.plan(manifest, options or LoadOptions(), self.settings, resident, room)
         ask = Ask(number, manifest.id, plan, now, now + self.settings.queue_timeout_s)
         if options is not None:
             ask.explicit, ask.context = True, options.context
-        if manifest.id not in self._scheduler.residents:
-            self._manifests[manifest.id] = manifest
-            self._observe()
         future: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
         self._asking[number] = future, manifest
         self._perform(self._scheduler.ask(ask, now))
@@ -284,46 +246,6 @@ class Service:
         self._perform(self._scheduler.release(number, time.monotonic()))
         if self._closing and not any(model.in_flight for model in self.models):
             self._drained.set()
-
-    def _plan(self, manifest: Manifest, options: LoadOptions) -> LoadPlan:
-        """How the model would be loaded now. Raises InvalidRequest, NotRunnable."""
-        settings = self.settings
-        resident = self._scheduler.residents.get(manifest.id)
-        if resident is not None and options == LoadOptions():
-            return resident.plan  # the way of nearly every request
-        chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
-        context = self._context(manifest, options.context or chosen.context or settings.context_length)
-        parallel = chosen.parallel or settings.parallel
-        return LoadPlan(
-            need=self._need(manifest, context, parallel, chosen.engine_arguments),
-            context=context,
-            slots=parallel + _AHEAD,
-            parallel=parallel,
-            ttl_s=_first(options.ttl_s, chosen.ttl_s, settings.model_ttl_s),
-            pinned=_first(options.pinned, resident.plan.pinned if resident else None, chosen.pinned, False),
-            retain=_first(options.retain, settings.retain_models),
-            engine_arguments=chosen.engine_arguments,
-            keep_state=_first(options.keep_state, chosen.keep_state, settings.keep_state),
-        )
-
-    def _need(self, manifest: Manifest, context: int, parallel: int, arguments: tuple[str, ...]) -> Bytes:
-        """Bytes by device: measured here before, else predicted. Raises NotRunnable."""
-        measured = self._measured.get((manifest.id, context, parallel, arguments))
-        if measured is not None:
-            return measured
-        engine = engines.choose(manifest.format)
-        return engine.memory(manifest, self.store.main_file(manifest), context, parallel)
-
-    def _context(self, manifest: Manifest, wanted: int) -> int:
-        """Tokens to load with; 0: the model's own. Raises InvalidRequest for more than the model was trained for."""
-        limit = manifest.context_length
-        if wanted and limit and wanted > limit:
-            raise InvalidRequest(
-                f"a context of {wanted} tokens is more than {manifest.alias} was trained for: {limit}",
-                hint=f"foundry model run {manifest.alias} --ctx {limit}",
-                param="context",
-            )
-        return wanted or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
     def _observe(self) -> None:
         """Tell the scheduler what the machine's memory is used for now."""
@@ -397,7 +319,7 @@ class Service:
                 raise
             return
         model.worker.exited.add_done_callback(lambda _: self._exited(model))
-        claim = self._measure(model)
+        claim = self._planner.measure(model)
         self._tell(ModelEvent("loaded", manifest.id, model.load_s))
         log.info("loaded %s with %s in %.2f s", manifest.id, model.command.engine, model.load_s)
         self._perform(self._scheduler.loaded(manifest.id, claim, model.load_s, time.monotonic()))
@@ -449,26 +371,13 @@ class Service:
         """Ask for signs of life and measure, until the worker is gone."""
         while not model.worker.exited.done():
             await health.beat(model, self.settings.hang_timeout_s)
-            self._scheduler.measured(model.id, self._measure(model))
+            self._scheduler.measured(model.id, self._planner.measure(model))
             self._observe()
             await asyncio.wait([model.worker.exited], timeout=health.BEAT_S)
-
-    def _measure(self, model: LoadedModel) -> Bytes:
-        claim = model.measure()
-        plan = model.resident.plan
-        kind = model.id, plan.context, plan.parallel, plan.engine_arguments
-        before = self._measured.get(kind, {})
-        self._measured[kind] = {d: max(size, before.get(d, 0)) for d, size in claim.items()}
-        return claim
 
     def _tell(self, event: ModelEvent) -> None:
         for listener in self.listeners:
             listener(event)
-
-
-def _first(*values: T | None) -> T:
-    """The first that is chosen; the last one always is."""
-    return next(value for value in values if value is not None)
 
 
 def _stopping() -> ServiceStopping:
