@@ -39,6 +39,41 @@ class Bounds:
     connections: int
 
 
+class Corked:
+    """A transport that sends the head of an answer together with what follows it: one system call instead of two.
+
+    Only a head is held, and at most until the loop turns: an event is written when it comes.
+    """
+
+    __slots__ = ("_held", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif data.startswith(b"HTTP/1.1 200"):
+            self._held = data
+            self._loop.call_soon(self._let_go)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._let_go()
+        self._transport.close()
+
+    def _let_go(self) -> None:
+        if self._held:
+            self._transport.write(self._held)
+            self._held = b""
+
+
 class Connection(HttpToolsProtocol):
     """See the module. Made by uvicorn, one for each connection."""
 
@@ -58,6 +93,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport: Any = Corked(transport, self.loop)
         self._wait_for_request()
         if len(self.connections) > self._bounds.connections:
             message = f"{self._bounds.connections} connections are open"

@@ -56,6 +56,8 @@ class Forward:
         self.path = path
         self.asked = asked
         self.started = False  # something of the answer has gone to the client
+        self.done = False
+        self.stopped = ""  # before its end: because the client went away, or the engine owes too long
         self.owed: float | None = None  # since when the engine owes its next words
         self.events = 0  # that have come: about one for each token, until the engine says how many there were
 
@@ -63,24 +65,21 @@ class Forward:
         self.known = known = exchange.of(scope)
         self.send = send
         known.stream = self.asked.stream
+        task = asyncio.current_task()
+        assert task is not None
         watch = asyncio.create_task(_client_gone(receive))
-        work = asyncio.create_task(self._answer())
+        watch.add_done_callback(lambda _: self._stop(task, "cancelled"))
+        self._look_later(task)
         try:
-            while not (work.done() or watch.done() or self._overdue()):
-                await asyncio.wait([watch, work], timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
-            elif watch.done():
-                known.outcome = "cancelled"
-                log.debug("request %s: the client went away: %s", known.request_id, self.path)
-            else:
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
-                await self._fail(faults.silent(known.model, self._patience_s(), started=known.first is not None))
+            await self._answer()
+        except asyncio.CancelledError:
+            if not self.stopped or task.uncancel() > 0:
+                raise
+            await self._stopped()
         finally:
-            for task in (watch, work):
-                task.cancel()
-            await asyncio.gather(watch, work, return_exceptions=True)
+            self.done = True
+            watch.cancel()
+            self.overdue.cancel()
 
     def _patience_s(self) -> float:
         settings = self.service.settings
@@ -88,6 +87,29 @@ class Forward:
 
     def _overdue(self) -> bool:
         return self.owed is not None and time.monotonic() - self.owed > self._patience_s()
+
+    def _stop(self, task: asyncio.Task[object], why: str) -> None:
+        if not self.done and not self.stopped:
+            self.stopped = why
+            task.cancel()
+
+    def _look_later(self, task: asyncio.Task[object]) -> None:
+        self.overdue = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look, task)
+
+    def _look(self, task: asyncio.Task[object]) -> None:
+        if self._overdue():
+            self._stop(task, "overdue")
+        else:
+            self._look_later(task)
+
+    async def _stopped(self) -> None:
+        """What is left to do for an answer that was stopped half-way."""
+        known = self.known
+        if self.stopped == "cancelled":
+            known.outcome = "cancelled"
+            log.debug("request %s: the client went away: %s", known.request_id, self.path)
+        else:
+            await self._fail(faults.silent(known.model, self._patience_s(), started=known.first is not None))
 
     async def _answer(self) -> None:
         async with self.service.lease(self.name) as model:
@@ -164,7 +186,8 @@ class Forward:
                 raise sse.said_in(events)
             if self.asked.own_usage and events.endswith(sse.DONE):
                 events = _with_usage(events, told, self.asked)
-            await self._send_events(events)
+            if not events.endswith(sse.DONE):  # the end goes out with the end of the body, in one piece
+                await self._send_events(events)
             self.owed = time.monotonic()
         if not events.endswith(sse.DONE):
             if self.started and not events.endswith(sse.END):
@@ -174,18 +197,19 @@ class Forward:
         if counted is not None:
             counted.note(self.known)
         self._correct_rate()
-        await self.send({"type": "http.response.body", "body": b""})
+        await self._send_events(events, more=False)
 
     def _correct_rate(self) -> None:
         """An event is not a token: the rate is made right by the engine's own count."""
         if self.known.completion_tokens is not None:
             self.rate.add(self.known.completion_tokens - self.events, time.monotonic())
 
-    async def _send_events(self, events: bytes) -> None:
+    async def _send_events(self, events: bytes, *, more: bool = True) -> None:
         if not self.started:
             self.started = True
             await self.send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        await self.send({"type": "http.response.body", "body": events, "more_body": True})
+        self.done = not more  # from here on a client that has gone is no reason to stop
+        await self.send({"type": "http.response.body", "body": events, "more_body": more})
 
     async def _assembled(self, response: upstream.Response) -> None:
         """A plain answer out of a stream. Raises EngineSaid, EngineError."""
@@ -211,7 +235,7 @@ class Forward:
         _note_usage(self.known, body)
         self._correct_rate()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        self.started = True
+        self.started = self.done = True
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 

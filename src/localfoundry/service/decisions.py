@@ -84,6 +84,11 @@ class Resident:
     def evictable(self) -> bool:
         return self.phase is Phase.READY and not self.plan.pinned
 
+    def ready_for(self, ask: Ask) -> bool:
+        """Whether it can begin with this request now; a load that is asked for needs no place."""
+        free = ask.explicit or self.in_flight < self.plan.slots
+        return self.phase is Phase.READY and free and self.takes(ask)
+
     def takes(self, ask: Ask) -> bool:
         """Whether what is loaded is what was asked for; another context means loading again."""
         return ask.context is None or ask.context == self.plan.context

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.errors import InvalidRequest, ModelNotCached, UnknownModel
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 
+_FRESH_S = 0.05  # a name that is known is not looked up again for so long; one that is not, always
 _MOST_RESOLVED = 1000  # spellings of names that are remembered
 
 
@@ -18,6 +21,7 @@ class Names:
         self.catalog = catalog
         self._resolved: dict[str, Manifest] = {}  # of the store as it was at `_stamp`
         self._stamp: tuple[object, ...] = ()
+        self._fresh_until = 0.0
 
     def resolve(self, name: str) -> Manifest:
         """The version that a name stands for: id, alias, other name, repository or imported path.
@@ -26,6 +30,10 @@ class Names:
         """
         if not name:
             raise InvalidRequest("model is empty", param="model", hint="foundry model list")
+        now = time.monotonic()
+        if now < self._fresh_until and name in self._resolved:
+            return self._resolved[name]
+        self._fresh_until = now + _FRESH_S
         stamp = self.store.stamp()
         if stamp != self._stamp or len(self._resolved) > _MOST_RESOLVED:
             self._stamp = stamp

@@ -81,6 +81,9 @@ class Scheduler:
     def ask(self, ask: Ask, now: float) -> list[Action]:
         """A request arrives. It is granted, refused or kept; what became of it is in these actions or later ones."""
         queue = self._queues.get(ask.model)
+        resident = self.residents.get(ask.model)
+        if queue is None and resident is not None and resident.ready_for(ask):
+            return [self._grant(ask, resident)]  # the way of nearly every request: it changes nothing else
         if queue is not None and len(queue) >= self.queue_length:
             return [Refuse(ask.number, QueueIsFull(len(queue)))]
         failure = self._failures.get(ask.model)
@@ -101,6 +104,8 @@ class Scheduler:
         resident = self._running.pop(number)
         resident.in_flight -= 1
         resident.last_used = now
+        if not self._queues and resident.phase is Phase.READY and not resident.replaced:
+            return []  # nobody waits, and nothing is to go
         return self._decide(now)
 
     def loaded(self, id: str, claim: Bytes, load_s: float, now: float) -> list[Action]:
@@ -228,18 +233,11 @@ class Scheduler:
     def _grants(self) -> Iterator[Action]:
         for model in list(self._queues):
             resident = self.residents.get(model)
-            if resident is None or resident.phase is not Phase.READY:
+            if resident is None:
                 continue
             queue = self._queues[model]
-            while queue and resident.takes(queue[0]):
-                if not queue[0].explicit and resident.in_flight >= resident.plan.slots:
-                    break
-                ask = queue.popleft()
-                resident.in_flight += 1
-                if ask.explicit:
-                    resident.plan = dataclasses.replace(resident.plan, ttl_s=ask.plan.ttl_s, pinned=ask.plan.pinned)
-                self._running[ask.number] = resident
-                yield Grant(ask.number)
+            while queue and resident.ready_for(queue[0]):
+                yield self._grant(queue.popleft(), resident)
             if not queue:
                 del self._queues[model]
 
@@ -331,6 +329,13 @@ class Scheduler:
         return failure is not None and now < failure.until and not any(a.explicit for a in self._queues[id])
 
     # Changing
+
+    def _grant(self, ask: Ask, resident: Resident) -> Grant:
+        resident.in_flight += 1
+        if ask.explicit:
+            resident.plan = dataclasses.replace(resident.plan, ttl_s=ask.plan.ttl_s, pinned=ask.plan.pinned)
+        self._running[ask.number] = resident
+        return Grant(ask.number)
 
     def _stop(self, resident: Resident, why: Why) -> Stop:
         resident.phase = Phase.STOPPING
