@@ -17,10 +17,16 @@ from localfoundry.service.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 2.0
+_BEAT_BUSY_S = 2.0
+_BEAT_IDLE_S = 10.0  # nobody waits for it, and laptops sleep better
 _PATIENCE = 4  # times as long for a worker that computes
 _LARGEST_BEAT = 10_000_000
 _BUSY = 0.1  # of the time, on one processor
+
+
+def next_beat_s(model: LoadedModel, hang_timeout_s: float) -> float:
+    """Seconds until it is asked again."""
+    return min(_BEAT_BUSY_S if model.in_flight else _BEAT_IDLE_S, hang_timeout_s)
 
 
 async def beat(model: LoadedModel, hang_timeout_s: float) -> None:

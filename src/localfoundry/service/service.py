@@ -373,7 +373,8 @@ class Service:
             await health.beat(model, self.settings.hang_timeout_s)
             self._scheduler.measured(model.id, self._planner.measure(model))
             self._observe()
-            await asyncio.wait([model.worker.exited], timeout=health.BEAT_S)
+            pause_s = health.next_beat_s(model, self.settings.hang_timeout_s)
+            await asyncio.wait([model.worker.exited], timeout=pause_s)
 
     def _tell(self, event: ModelEvent) -> None:
         for listener in self.listeners:
