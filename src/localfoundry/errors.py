@@ -17,6 +17,7 @@
     │   │   ├── UnsafeBind       400  other machines could reach the service, and there is no API key
     │   │   └── BadKeyFile       400  the file of API keys is damaged, or others can read it
     │   ├── InvalidLock          400  a lock file that cannot be read or used
+    │   ├── InvalidMachine       400  a description of a machine that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
     │   ├── MissingExtra         400  an optional part of this product is not installed
@@ -230,6 +231,12 @@ class InvalidLock(UsageError):
     """A lock file that is not there, cannot be read, or says something that cannot be."""
 
     code = "invalid_lock"
+
+
+class InvalidMachine(UsageError):
+    """A description of a machine (`foundry hardware --json`) that is damaged, hostile, or of another version."""
+
+    code = "invalid_machine"
 
 
 class NotAModel(UsageError):

@@ -110,6 +110,7 @@ TOP = {
     "import": "adopt:import_models",
     "status": "server:status",
     "top": "top:top",
+    "hardware": "hardware:hardware",
     "restart": "service:restart",
     "lock": "lock:lock",
     "sync": "lock:sync",

@@ -63,6 +63,11 @@ class LlamaCpp:
         native, _ = _native_server(settings)
         (llama_arguments.bundled if native is None else llama_arguments.native)(arguments, model)
 
+    @staticmethod
+    def native_server(settings: Settings) -> Path | None:
+        """The installed `llama-server` that `command` would start; None: the bundled one. Raises InvalidSetting."""
+        return _native_server(settings)[0]
+
     def version(self, settings: Settings) -> str:
         native, _ = _native_server(settings)
         if native is not None:

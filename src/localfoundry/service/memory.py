@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
 
+from localfoundry.hardware.cgroup import memory_limit
+from localfoundry.hardware.readings import ThisSystem
 from localfoundry.service.ledger import Budget
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def look(workers: Iterable[int], limit_bytes: int, reserve_bytes: int) -> Budget:
@@ -29,14 +27,11 @@ def look(workers: Iterable[int], limit_bytes: int, reserve_bytes: int) -> Budget
 def _machine() -> tuple[int, int]:
     """Bytes of memory, and of it in use and not to be had back, of the container or else the machine."""
     memory = psutil.virtual_memory()
-    machine = memory.total, memory.total - memory.available
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((_CGROUP / "memory.max").read_text())  # "max": ValueError
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
-        cached = sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
-        if limit < memory.total:
-            return limit, max(int((_CGROUP / "memory.current").read_text()) - cached, 0)
-    return machine
+    used = memory.total - memory.available
+    limit = memory_limit(ThisSystem(), memory.total)
+    if limit is None:
+        return memory.total, used
+    return limit.limit, min(used, limit.limit) if limit.used is None else limit.used
 
 
 def resident_bytes(pid: int) -> int | None:
