@@ -56,6 +56,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
     """
     now = time.monotonic()
     idle = now - model.last_used
+    leaves = model.ttl_s > 0 and not model.pinned
     return {
         "alias": model.manifest.alias,
         "id": model.id,
@@ -76,7 +77,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "tokens_per_s": model.rate.per_second(now),
         "pinned": model.pinned,
         "ttl_s": model.ttl_s,
-        "ttl_left_s": max(model.ttl_s - idle, 0.0) if model.ttl_s and not model.in_flight else None,
+        "ttl_left_s": max(model.ttl_s - idle, 0.0) if leaves and not model.in_flight else None,
         "quantization": model.manifest.quantization,
         "sha256": model.manifest.files[0].sha256,
     }

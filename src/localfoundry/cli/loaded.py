@@ -34,7 +34,6 @@ def table(models: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list
 
 
 def row(model: Mapping[str, Any]) -> list[str]:
-    left = model["ttl_left_s"]
     return [
         model["alias"],
         model["id"],
@@ -46,13 +45,16 @@ def row(model: Mapping[str, Any]) -> list[str]:
         str(model["requests_running"]),
         str(model["requests_waiting"]),
         f"{model['tokens_per_s']:.1f}",
-        _time_left(model["ttl_s"], left),
+        _time_left(model),
     ]
 
 
-def _time_left(ttl_s: int, left_s: float | None) -> str:
-    if not ttl_s:
+def _time_left(model: Mapping[str, Any]) -> str:
+    if model["pinned"]:
+        return "pinned"
+    if not model["ttl_s"]:
         return "stays"
+    left_s = model["ttl_left_s"]
     return "in use" if left_s is None else format_duration(left_s)
 
 
