@@ -90,9 +90,9 @@ def test_a_minute_is_a_minute() -> None:
     counters = Counters()
     for ended in (100.0, 130.0, 159.0):
         counters.ended(exchange(ended=ended))
-    assert [past.ended for past in counters.last_minute(160.0)] == [100.0, 130.0, 159.0]
-    assert [past.ended for past in counters.last_minute(100.1 + RECENT_S)] == [130.0, 159.0]
-    assert counters.last_minute(1000.0) == []
+    assert [past.ended for past in counters.last_minute(160.0)[0]] == [100.0, 130.0, 159.0]
+    assert [past.ended for past in counters.last_minute(100.1 + RECENT_S)[0]] == [130.0, 159.0]
+    assert counters.last_minute(1000.0)[0] == []
 
 
 @pytest.mark.parametrize("per_second", [0.5, 1, 20, 130])

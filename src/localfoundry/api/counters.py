@@ -22,7 +22,7 @@ BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2
 LOADING = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 RECENT_S = 60.0
-_MOST_RECENT = 20_000  # requests that are remembered at most: some 300 a second
+_MOST_RECENT = 4_000  # requests that are remembered at most, below 1 MB; where more come, the minute is shorter
 
 _EVICTED = {"evicted": "room", "expired": "idle", "replaced": "replaced"}
 _Labels = tuple[str, ...]
@@ -97,6 +97,7 @@ class Counters:
         if between is not None:
             self.between_tokens[model].observe(between)
         ended = exchange.ended if exchange.ended is not None else time.monotonic()
+        self._forget(ended)
         self.recent.append(Past(ended, to_first, exchange.completion_tokens or 0, exchange.outcome != "ok"))
 
     def _tokens(self, model: str, exchange: Exchange) -> None:
@@ -124,11 +125,15 @@ class Counters:
         counted = {labels[0] for labels in (*self.requests, *self.loads)}
         return counted - {""}
 
-    def last_minute(self, now: float) -> list[Past]:
-        """Requests to models that ended within `RECENT_S`; what is older is forgotten."""
+    def last_minute(self, now: float) -> tuple[list[Past], float]:
+        """Requests to models that ended within `RECENT_S`, and how many seconds they are of."""
+        self._forget(now)
+        full = len(self.recent) == _MOST_RECENT
+        return list(self.recent), now - self.recent[0].ended if full else RECENT_S
+
+    def _forget(self, now: float) -> None:
         while self.recent and self.recent[0].ended < now - RECENT_S:
             self.recent.popleft()
-        return list(self.recent)
 
 
 def inter_token_s(exchange: Exchange) -> float | None:

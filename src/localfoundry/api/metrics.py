@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from localfoundry import __version__
-from localfoundry.api.counters import RECENT_S, ByModel, Counters, Past
+from localfoundry.api.counters import ByModel, Counters, Past
 from localfoundry.service.memory import resident_bytes
 from localfoundry.service.service import Service
 
@@ -163,9 +163,9 @@ def _histogram(name: str, help: str, by_model: ByModel) -> Metric:
 
 def stats(service: Service, counters: Counters, now: float) -> dict[str, object]:
     """Figures of the last minute, and of now. Rates are per second of the minute, or of the uptime where it is less."""
-    past = counters.last_minute(now)
+    past, seconds = counters.last_minute(now)
     uptime = time.time() - service.started_at
-    span = max(min(RECENT_S, uptime), 1.0)
+    span = max(min(seconds, uptime), 1.0)
     models = service.models
     return {
         "version": __version__,
