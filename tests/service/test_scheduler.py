@@ -411,7 +411,9 @@ class AnySequence(RuleBasedStateMachine):
           pinned=st.sampled_from([False, False, False, True]))  # fmt: skip
     def ask(self, model: str, half_gib: int, patience: float, retain: bool, explicit: bool, context: int | None,
             pinned: bool) -> None:  # fmt: skip
-        wish = LoadPlan({CPU: half_gib * GIB // 2}, context or 8192, 2, 20.0, pinned and explicit, retain)
+        wish = LoadPlan(
+            {CPU: half_gib * GIB // 2}, context or 8192, slots=2, ttl_s=20.0, pinned=pinned and explicit, retain=retain
+        )
         ask = Ask(next(NUMBERS), model, wish, self.now, self.now + patience, explicit, context if explicit else None)
         self.waiting[ask.number] = ask
         self.perform(self.it.ask(ask, self.now))

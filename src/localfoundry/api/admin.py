@@ -68,6 +68,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "socket": model.worker.endpoint.path,
         "context": model.context,
         "context_trained": model.manifest.context_length,
+        "context_usual": model.resident.plan.usual_context or model.context,
         "tasks": list(model.manifest.tasks),
         "load_s": model.load_s,
         "engine_load_s": model.engine_load_s,

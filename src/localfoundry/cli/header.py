@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from localfoundry.cli import context, output
+from localfoundry.cli import context, fit, output
 from localfoundry.config import Settings
 from localfoundry.formats.summary import HeaderSummary
 from localfoundry.sources import reference
@@ -28,7 +28,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
     """
     parsed = None if context.catalog(given).find(name) else reference.parse(name)
     if isinstance(parsed, reference.LocalReference):
-        return _local(parsed)
+        return _local(given, parsed)
     import asyncio
 
     from localfoundry.sources.remote import read_remote
@@ -42,7 +42,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
     plan, summary, fetched = asyncio.run(work())
     facts = {"source": plan.source, "fileSizeBytes": plan.size_bytes, "fetchedBytes": fetched}
     said = {"license": plan.license or summary.license, "quantization": summary.quantization or plan.quantization}
-    return facts | _document(summary) | said
+    return facts | _document(summary) | said | {"memory": fit.of_shape(given, summary.shape)}
 
 
 async def _plan(given: Settings, name: str, parsed: reference.Reference | None) -> PullPlan:
@@ -54,13 +54,14 @@ async def _plan(given: Settings, name: str, parsed: reference.Reference | None) 
     return await plan_for(given, name)
 
 
-def _local(parsed: reference.LocalReference) -> dict[str, Any]:
+def _local(given: Settings, parsed: reference.LocalReference) -> dict[str, Any]:
     from localfoundry.formats.summary import of_path
 
     path = parsed.path
     summary = of_path(path)
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
-    return {"source": f"file:{path}", "fileSizeBytes": size, "fetchedBytes": 0} | _document(summary)
+    facts = {"source": f"file:{path}", "fileSizeBytes": size, "fetchedBytes": 0}
+    return facts | _document(summary) | {"memory": fit.of_shape(given, summary.shape)}
 
 
 def _document(summary: HeaderSummary) -> dict[str, Any]:
@@ -105,6 +106,7 @@ def show(info: dict[str, Any]) -> None:
     line("License", info["license"])
     line("File size", format_bytes(info["fileSizeBytes"]))
     show_template(info["template"])
+    fit.show(info["memory"])
     if info["fetchedBytes"]:
         output.note(f"read {format_bytes(info['fetchedBytes'])} of it, nothing was downloaded")
 

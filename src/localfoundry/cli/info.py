@@ -1,4 +1,4 @@
-"""What `foundry model info` says: catalog facts, cached versions, and memory as far as it can be computed."""
+"""What `foundry model info` says: catalog facts, cached versions, and what loads take of memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 import msgspec
 
 from localfoundry import engines
-from localfoundry.catalog.model import Architecture, Model
-from localfoundry.cli import context, output
+from localfoundry.catalog.model import Model
+from localfoundry.cli import context, fit, output
 from localfoundry.config import Settings, model_defaults
 from localfoundry.formats.template import TemplateCheck
 from localfoundry.store.adopted import Adoption, state_of
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
-
-_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 131072)
 
 
 def describe(given: Settings, name: str) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "cached": [_version(given, m) for m in versions],
         "chatTemplate": template,
         "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
-        "memory": _memory(newest, shape),
+        "memory": fit.describe(given, newest, model),
         "chosen": _chosen(given, alias, newest),
     }
 
@@ -94,16 +92,6 @@ def _template(given: Settings, manifest: Manifest | None) -> tuple[str | None, T
     return summary.chat_template, summary.template
 
 
-def _memory(manifest: Manifest | None, shape: Architecture | None) -> list[dict[str, Any]]:
-    """Weights and keys and values by context, where file and shape are known. Compute buffers are not in it."""
-    if manifest is None or shape is None:
-        return []
-    contexts = [c for c in _CONTEXTS if c <= (manifest.context_length or 0)]
-    return [
-        {"context": c, "weightsBytes": manifest.size_bytes, "kvCacheBytes": shape.kv_cache_bytes(c)} for c in contexts
-    ]
-
-
 def show(info: dict[str, Any]) -> None:
     """The same for reading."""
 
@@ -129,7 +117,7 @@ def show(info: dict[str, Any]) -> None:
     _show_variants(info["variants"])
     _show_cached(info["cached"])
     _show_template(info)
-    _show_memory(info["memory"])
+    fit.show(info["memory"])
 
 
 def _show_template(info: dict[str, Any]) -> None:
@@ -168,16 +156,3 @@ def _show_cached(versions: list[dict[str, Any]]) -> None:
             output.data(f"        not translated: {left}")
         for file in version["files"]:
             output.data(f"        {file['name']}  {format_bytes(file['size_bytes'])}  sha256 {file['sha256']}")
-
-
-def _show_memory(memory: list[dict[str, Any]]) -> None:
-    if not memory:
-        output.data("Memory:        unknown (needs the file and the model's shape)")
-        return
-    output.data("Memory (weights + keys and values in f16; compute buffers come on top):")
-    cells = [
-        [str(m["context"]), format_bytes(m["weightsBytes"]), format_bytes(m["kvCacheBytes"]),
-         format_bytes(m["weightsBytes"] + m["kvCacheBytes"])]
-        for m in memory
-    ]  # fmt: skip
-    output.table(("Context", "Weights", "KV cache", "Together"), cells, prefix="    ")

@@ -39,6 +39,8 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
     output.data(f"Service:  {url}/v1 (OpenAI-compatible), worker process {loaded['pid']}")
     output.data(f"Engine:   {loaded['engine']} on {loaded['device']}, because {loaded['engine_reason']}")
     output.data(f"Context:  {loaded['context']} tokens, trained for {loaded['context_trained'] or 'unknown'}")
+    if loaded["context_usual"] > loaded["context"]:
+        output.data(f"          {loaded['context_usual']} would be usual, and do not fit the memory")
     parts = [("weights", "weights"), ("kv_cache", "KV cache"), ("compute", "compute buffers"), ("process", "process")]
     stated = ", ".join(f"{word} {format_bytes(memory[key])}" for key, word in parts if memory.get(key))
     output.data(f"Memory:   {stated or 'unknown'}")

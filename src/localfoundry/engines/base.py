@@ -65,11 +65,15 @@ class Engine(Protocol):
     heartbeat: str  # a path that is answered only while the part that computes is alive
     saves_state: bool  # whether it can save and restore the conversations in its memory
 
-    def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
-        """Bytes by device that a load is predicted to take."""
+    def memory(
+        self, manifest: Manifest, model_path: Path, context: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> dict[str, int]:
+        """Bytes by device that a load is predicted to take; `arguments` are a person's own for the engine."""
         ...
 
-    def largest_context(self, manifest: Manifest, room_bytes: int, parallel: int) -> int | None:
+    def largest_context(
+        self, manifest: Manifest, model_path: Path, room_bytes: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> int | None:
         """The largest context, up to what the model was trained for, that fits so much memory; None: not known."""
         ...
 

@@ -28,14 +28,18 @@ class FakeEngine:
     heartbeat = "/health"
     saves_state = False
 
-    def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
+    def memory(
+        self, manifest: Manifest, model_path: Path, context: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> dict[str, int]:
         try:
             switches = json.loads(model_path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # gone or damaged: the load will tell
             switches = {}
         return {"cpu": int(switches.get("memory_bytes", _DEFAULT_BYTES))}
 
-    def largest_context(self, manifest: Manifest, room_bytes: int, parallel: int) -> int | None:
+    def largest_context(
+        self, manifest: Manifest, model_path: Path, room_bytes: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> int | None:
         return None
 
     def short_of_memory(self, log: str) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from localfoundry import fit
 from localfoundry.config import Settings
-from localfoundry.engines import llama_arguments
+from localfoundry.engines import llama_arguments, llama_fit
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
 from localfoundry.errors import InvalidSetting
 from localfoundry.store.manifest import Manifest
@@ -38,14 +38,22 @@ class LlamaCpp:
     heartbeat = "/slots"  # answered by the loop that computes, between two batches; /health is not
     saves_state = True
 
-    def memory(self, manifest: Manifest, model_path: Path, context: int, parallel: int) -> dict[str, int]:
-        return {"cpu": fit.predicted(_weights(manifest), manifest.architecture, context, parallel).total}
+    def memory(
+        self, manifest: Manifest, model_path: Path, context: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> dict[str, int]:
+        shape = llama_fit.shape_of(manifest, model_path)
+        if shape is None:
+            return {"cpu": llama_fit.guessed(manifest, context)}
+        return {"cpu": fit.memory(shape, llama_fit.load_of(manifest.tasks, context, parallel, arguments)).total}
 
-    def largest_context(self, manifest: Manifest, room_bytes: int, parallel: int) -> int | None:
-        if manifest.architecture is None or not manifest.context_length:
+    def largest_context(
+        self, manifest: Manifest, model_path: Path, room_bytes: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> int | None:
+        shape = llama_fit.shape_of(manifest, model_path)
+        if shape is None or not manifest.context_length:
             return None
-        shape, most = manifest.architecture, manifest.context_length
-        return fit.largest_context(room_bytes, _weights(manifest), shape, parallel, most)
+        load = llama_fit.load_of(manifest.tasks, manifest.context_length, parallel, arguments)
+        return fit.largest_context(shape, load, room_bytes, manifest.context_length)
 
     def short_of_memory(self, log: str) -> bool:
         return _NO_MEMORY.search(log) is not None
@@ -97,10 +105,6 @@ class LlamaCpp:
         failures = [words for level, words in said if level in ("", "W") and _FAILURE_LINE.search(words)]
         chosen = errors[:2] or failures[:2] or [words for _, words in said[-2:]]
         return _without_folders("; ".join(dict.fromkeys(chosen)))[:400]
-
-
-def _weights(manifest: Manifest) -> int:
-    return sum(f.size_bytes for f in manifest.files if f.name.lower().endswith(".gguf"))
 
 
 def _without_folders(text: str) -> str:

@@ -10,6 +10,7 @@ Layout: docs/gguf.md of ggml-org/ggml. Little-endian, versions 2 and 3.
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ _FILE_TYPES = {
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
 }  # fmt: skip
 _NAMED_TOKENS = ("bos", "eos", "eot", "eom", "unknown", "padding")
+# What else decides how much memory a layer keeps: field of the header, key after the architecture's name.
+_MEMORY_KEYS = {
+    "expert_ffn_size": "expert_feed_forward_length", "key_length_mla": "attention.key_length_mla",
+    "kv_lora_rank": "attention.kv_lora_rank", "rope_dim": "rope.dimension_count",
+    "full_attention_interval": "full_attention_interval", "convolution": "shortconv.l_cache",
+    "ssm_conv_kernel": "ssm.conv_kernel", "ssm_inner_size": "ssm.inner_size", "ssm_state_size": "ssm.state_size",
+    "ssm_groups": "ssm.group_count", "wkv_head_size": "wkv.head_size", "token_shift": "token_shift_count",
+}  # fmt: skip
 # Position tables that some converters store as tensors; no model card counts them.
 _NOT_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -59,6 +68,20 @@ class LongArray(msgspec.Struct, frozen=True):
     count: int
     offset: int
     size_bytes: int
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """A tensor's name, dimensions (the row first), type, place in the data section and size; None: unknown type."""
+
+    name: str
+    dims: tuple[int, ...]
+    type: str
+    offset: int
+    size_bytes: int | None
+
+    @property
+    def values(self) -> int:
+        return math.prod(self.dims)
 
 
 class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -107,6 +130,22 @@ class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     adds_bos: bool | None = None  # whether the tokenizer puts the first token in front by itself
     chat_template: str | None = None
     parts: int = 1  # of a split model; 1 for a whole one
+    tensors: tuple[Tensor, ...] = ()
+    merges: int | None = None  # of the tokenizer
+    expert_ffn_size: int | None = None
+    key_length_mla: int | None = None
+    kv_lora_rank: int | None = None
+    rope_dim: int | None = None
+    nextn_layers: int = 0  # at the end, for guessing tokens ahead; not part of the model proper
+    shared_kv_layers: int = 0  # at the end, which use the keys and values of earlier ones
+    full_attention_interval: int | None = None  # each nth layer has attention, the others a state
+    convolution: int | None = None  # tokens of the short convolution in layers without attention
+    ssm_conv_kernel: int | None = None
+    ssm_inner_size: int | None = None
+    ssm_state_size: int | None = None
+    ssm_groups: int | None = None
+    wkv_head_size: int | None = None
+    token_shift: int | None = None
 
     def shape(self) -> Architecture | None:
         """The catalog's form of the shape, where it describes this model exactly.
@@ -366,6 +405,11 @@ def _header(
         adds_bos=fields.truth("tokenizer.ggml.add_bos_token"),
         chat_template=fields.text("tokenizer.chat_template"),
         parts=parts,
+        tensors=tuple(Tensor(t.name, t.dims, _type_name(t.type), t.offset, t.size_bytes()) for t in tensors),
+        merges=fields.count("tokenizer.ggml.merges"),
+        **{name: fields.number(f"{arch}.{key}") for name, key in _MEMORY_KEYS.items()},
+        nextn_layers=fields.number(f"{arch}.nextn_predict_layers") or 0,
+        shared_kv_layers=fields.number(f"{arch}.attention.shared_kv_layers") or 0,
     )
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 
 from localfoundry.errors import DiskError
+from localfoundry.formats import shape
 from localfoundry.formats.cursor import Read
 from localfoundry.formats.gguf import GgufHeader
 from localfoundry.formats.onnx import OnnxFolder
 from localfoundry.formats.safetensors import SafetensorsHeader
+from localfoundry.formats.shape import ModelShape
 from localfoundry.formats.template import TemplateCheck
 
 MAX_TEMPLATE_BYTES = 2 * 2**20
@@ -41,6 +43,7 @@ class HeaderSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     license: str | None = None
     chat_template: str | None = None
     template: TemplateCheck | None = None
+    shape: ModelShape | None = None
 
 
 def of_path(path: Path) -> HeaderSummary:
@@ -101,6 +104,7 @@ def of_gguf(header: GgufHeader, read: Read) -> HeaderSummary:
         license=header.license,
         chat_template=header.chat_template,
         template=check_gguf(header, read),
+        shape=shape.of_gguf(header),
     )
 
 

@@ -39,6 +39,7 @@ class LoadPlan:
     need: Bytes
     context: int
     largest_context: int | None = None  # tokens that would fit this machine; None: not known
+    usual_context: int = 0  # tokens it would have had with memory enough; more than `context` where that was cut
     slots: int = 8
     parallel: int = 8
     ttl_s: float = 600.0

@@ -6,18 +6,21 @@ The need of memory is what such a load took here before, or else what the engine
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from localfoundry import engines
 from localfoundry.config import Settings
 from localfoundry.errors import InvalidRequest
 from localfoundry.service.decisions import LoadPlan, Resident
+from localfoundry.service.learning import Learned
 from localfoundry.service.ledger import Bytes
 from localfoundry.service.loading import LoadedModel
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 
 DEFAULT_CONTEXT = 8192
+SMALLEST_CONTEXT = 512  # that is chosen for a person; less is refused with the figures
 _AHEAD = 2  # requests that an engine gets beyond those it answers at once, so that it never waits for the next
 
 T = TypeVar("T")
@@ -36,35 +39,44 @@ class LoadOptions:
 
 
 class Planner:
-    """Plans of one service; it remembers what loads took."""
+    """Plans of one service; it remembers what loads took, and over its end how far the estimate was off."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, home: Path) -> None:
         self.store = store
         self._measured: dict[_Kind, Bytes] = {}
+        self._learned = Learned(home)
 
     def plan(
         self, manifest: Manifest, options: LoadOptions, settings: Settings, resident: Resident | None, room: int
     ) -> LoadPlan:
         """`room`: bytes that a load could have if everything else were unloaded. Raises InvalidRequest, NotRunnable."""
         chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
-        context = _context(manifest, options.context or chosen.context or settings.context_length)
-        parallel = chosen.parallel or settings.parallel
-        engine = engines.choose(manifest.format)
-        need = self._measured.get((manifest.id, context, parallel, chosen.engine_arguments))
+        parallel, arguments = chosen.parallel or settings.parallel, chosen.engine_arguments
+        engine, file = engines.choose(manifest.format), self.store.main_file(manifest)
+        largest = engine.largest_context(manifest, file, room, parallel, arguments)
+        wanted = options.context or chosen.context or settings.context_length
+        context, usual = _context(manifest, wanted, largest)
+        need = self._measured.get((manifest.id, context, parallel, arguments))
         if need is None:
-            need = engine.memory(manifest, self.store.main_file(manifest), context, parallel)
+            predicted = engine.memory(manifest, file, context, parallel, arguments)
+            need = self._learned.corrected(manifest, predicted)
         return LoadPlan(
             need=need,
             context=context,
-            largest_context=engine.largest_context(manifest, room, parallel),
+            largest_context=largest,
+            usual_context=usual,
             slots=parallel + _AHEAD,
             parallel=parallel,
             ttl_s=_first(options.ttl_s, chosen.ttl_s, settings.model_ttl_s),
             pinned=_first(options.pinned, resident.plan.pinned if resident else None, chosen.pinned, False),
             retain=_first(options.retain, settings.retain_models),
-            engine_arguments=chosen.engine_arguments,
+            engine_arguments=arguments,
             keep_state=_first(options.keep_state, chosen.keep_state, settings.keep_state),
         )
+
+    def learn(self, model: LoadedModel, settings: Settings) -> None:
+        """Keep how what the engine allocated compares with the estimate. Blocking."""
+        self._learned.note(model, self.store.main_file(model.manifest), settings)
 
     def measure(self, model: LoadedModel) -> Bytes:
         """What a loaded model holds now; the most it ever held is remembered for loads of the same kind."""
@@ -76,8 +88,12 @@ class Planner:
         return claim
 
 
-def _context(manifest: Manifest, wanted: int) -> int:
-    """Tokens to load with; 0: the model's own. Raises InvalidRequest for more than the model was trained for."""
+def _context(manifest: Manifest, wanted: int, largest: int | None) -> tuple[int, int]:
+    """Tokens to load with, and as many as there would be with memory enough.
+
+    `wanted` 0 leaves the choice: what the model was trained for, at most 8,192, and less where only less fits
+    (`largest`). Raises InvalidRequest for more than the model was trained for.
+    """
     limit = manifest.context_length
     if wanted and limit and wanted > limit:
         raise InvalidRequest(
@@ -85,7 +101,10 @@ def _context(manifest: Manifest, wanted: int) -> int:
             hint=f"foundry model run {manifest.alias} --ctx {limit}",
             param="context",
         )
-    return wanted or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    usual = wanted or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    if wanted or largest is None or largest < SMALLEST_CONTEXT:
+        return usual, usual
+    return min(usual, largest), usual
 
 
 def _first(*values: T | None) -> T:

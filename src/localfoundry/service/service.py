@@ -70,7 +70,7 @@ class Service:
         self._socket_dir = socket_dir
         self._state_dir = settings.home / "state"  # saved conversations; they end with the service
         self._names = Names(store, catalog)
-        self._planner = Planner(store)
+        self._planner = Planner(store, settings.home)
         self._scheduler = Scheduler(Ledger({}), settings.queue_length)
         self._numbers = itertools.count(1)
         self._asking: dict[int, tuple[asyncio.Future[LoadedModel], Manifest]] = {}  # requests that wait
@@ -322,8 +322,11 @@ class Service:
         claim = self._planner.measure(model)
         self._tell(ModelEvent("loaded", manifest.id, model.load_s))
         log.info("loaded %s with %s in %.2f s", manifest.id, model.command.engine, model.load_s)
+        if plan.usual_context > plan.context:
+            log.warning("%s has a context of %d tokens: %d do not fit", manifest.id, plan.context, plan.usual_context)
         self._perform(self._scheduler.loaded(manifest.id, claim, model.load_s, time.monotonic()))
         self._begin("watch", self._watch_health(model))
+        self._begin("learn", asyncio.to_thread(self._planner.learn, model, self.settings))
 
     def _failed(self, model_id: str, exc: Exception) -> None:
         self._models.pop(model_id, None)

@@ -22,6 +22,7 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
     """Manifest fields by name, as far as the files tell them. Raises NotAModel for a file that is none, or another."""
     from localfoundry.formats.detect import identify
     from localfoundry.formats.gguf import read_gguf
+    from localfoundry.formats.shape import of_gguf
 
     main = main_name(plan.format, names)
     if main is None and plan.format in ("gguf", "fake"):
@@ -45,6 +46,7 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
         "context_length": header.context_length,
         "quantization": header.quantization,
         "parameters": header.parameters,
+        "shape": of_gguf(header),
         "license": header.license,
         "chat_template_sha256": _sha256(template),
         "template": _template_check(path, header),

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from localfoundry.catalog.model import Architecture
+from localfoundry.formats.shape import ModelShape
 from localfoundry.formats.template import TemplateCheck
 
 
@@ -63,6 +64,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     architecture_name: str | None = None  # general.architecture of a GGUF
     architecture: Architecture | None = None
     parameters: int | None = None
+    shape: ModelShape | None = None  # what memory and speed depend on; None for versions older than this field
     chat_template_sha256: str | None = None
     template: TemplateCheck | None = None  # what trying the chat template showed; None where it was not tried
     adopted: Adopted | None = None

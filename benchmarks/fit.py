@@ -1,0 +1,196 @@
+"""The estimator against the real engine: loads of real and random models, and what each took of memory.
+
+    python benchmarks/fit.py                      all loads (about ten minutes), kept in tests/fit/loads.json
+    python benchmarks/fit.py --only Gemma         those whose name has it, printed and not kept
+    python benchmarks/fit.py --constants          the process's own bytes, fitted to half of the kept loads
+    python benchmarks/fit.py --docs               docs/fit.md, written from the kept loads
+    python benchmarks/fit.py --speed              decode, prefill and load time, on a quiet machine
+
+Each load is the bundled worker's, in a process of its own, used by as many requests as it has sequences and a prompt
+longer than a batch, so that every buffer has been touched. What is compared is the resident memory after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fit_loads
+import gguf
+import msgspec
+import numpy as np
+import random_gguf
+import requantized
+from fit_loads import Options
+from gguf import GGMLQuantizationType as Type
+
+from localfoundry.bench import stats
+from localfoundry.fit.memory import Load, Memory, memory
+from localfoundry.formats import shape
+from localfoundry.formats.gguf import read_gguf
+from localfoundry.formats.shape import ModelShape
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "tests" / "fit" / "loads.json"
+_STARTER = ".cache/test-models/models/smollm2-135m-instruct-q4_1/1/SmolLM2-135M-Instruct.Q4_1.gguf"
+_CONTEXTS = (512, 2048, 8192, 32768)
+_CACHES = ("f16", "q8_0", "q4_0")
+_SEQUENCES = (1, 4, 8)
+_FITTED_CONTEXT = 2048
+_SOME = (Options(2048, 1), Options(8192, 4, "q8_0"), Options(32768, 8))
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A model file to be written, and the loads of it."""
+
+    name: str
+    type: Type
+    write: Callable[[Path], None]
+    loads: tuple[Options, ...]
+
+
+def files(starter: Path) -> Iterator[File]:
+    """The starter model in five types, then random weights in the shapes of known models."""
+    source = gguf.GGUFReader(starter)
+    every = [Options(c, n, cache) for c in _CONTEXTS for cache in _CACHES for n in _SEQUENCES]
+    for number, kind in enumerate((Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_1, Type.F16)):
+        some = tuple(every[(at * 9 + at * 4 + number * 2) % len(every)] for at in range(len(_CONTEXTS)))
+        chosen = tuple(every[::2]) if number == 0 else some
+        yield File("SmolLM2-135M", kind, _requantizer(source, kind), chosen)
+    tokenizer = random_gguf.Tokenizer(starter)
+    g = random_gguf
+    for form, kind in (
+        (g.QWEN25, Type.Q8_0), (g.QWEN25, Type.Q4_0), (g.QWEN3, Type.Q4_K), (g.LLAMA32, Type.Q4_K),
+        (g.LLAMA32, Type.Q8_0), (g.PHI4.shortened(8), Type.Q4_0), (g.GEMMA2.shortened(8), Type.Q4_K),
+        (g.GEMMA3, Type.Q8_0), (g.GEMMA3, Type.Q4_0), (g.MIXTURE.shortened(3), Type.Q4_K),
+        (g.SMALL_MIXTURE, Type.Q8_0), (g.HYBRID, Type.Q6_K), (g.LATENT.shortened(4), Type.Q8_0),
+    ):  # fmt: skip
+        yield File(form.name, kind, _generator(form, kind, tokenizer), _SOME)
+
+
+def _requantizer(source: gguf.GGUFReader, kind: Type) -> Callable[[Path], None]:
+    return lambda path: requantized.write(source, kind, path)
+
+
+def _generator(form: random_gguf.Shape, kind: Type, tokenizer: random_gguf.Tokenizer) -> Callable[[Path], None]:
+    return lambda path: random_gguf.write(form, kind, path, tokenizer)
+
+
+def demand(options: Options) -> Load:
+    """The same load in the estimator's words."""
+    return Load(
+        options.context, options.parallel, options.cache, options.cache,
+        options.flash_attention != "disabled", options.embeddings,
+    )  # fmt: skip
+
+
+def run(starter: Path, only: str) -> dict[str, Any]:
+    """Every load, printed as it is measured."""
+    kept: dict[str, Any] = {"machine": _machine(), "parameters": {}, "shapes": {}, "loads": []}
+    with tempfile.TemporaryDirectory(prefix="fit-") as folder:
+        for file in files(starter):
+            name = f"{file.name} {file.type.name}"
+            if only.lower() not in name.lower():
+                continue
+            path = Path(folder) / "model.gguf"
+            file.write(path)
+            header = read_gguf(path)
+            form = shape.of_gguf(header)
+            assert form is not None
+            kept["parameters"][name] = header.parameters
+            kept["shapes"][name] = msgspec.to_builtins(form)
+            for options in file.loads:
+                measured = fit_loads.measure(path, options)
+                one = {"file": name, "options": asdict(options), **_facts(measured)}
+                kept["loads"].append(one)
+                _print(one, memory(form, demand(options)))
+            path.unlink()
+    return kept
+
+
+def _facts(measured: fit_loads.Measured) -> dict[str, Any]:
+    facts = asdict(measured)
+    del facts["log"]
+    return facts
+
+
+def _machine() -> dict[str, str]:
+    return {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "engine": f"xllamacpp {importlib.metadata.version('xllamacpp')}",
+    }
+
+
+def _print(one: dict[str, Any], predicted: Memory) -> None:
+    error = predicted.total / one["resident"] - 1
+    options = one["options"]
+    print(
+        f"{one['file']:42} {options['context']:6} x{options['parallel']} {options['cache']:5}"
+        f" measured {one['resident'] / 1e6:8.1f} MB, predicted {predicted.total / 1e6:8.1f} ({error:+.1%})",
+        flush=True,
+    )
+
+
+def kept_loads(path: Path = KEPT) -> list[tuple[dict[str, Any], ModelShape, Memory]]:
+    """The recorded loads with what is predicted for them now."""
+    kept = json.loads(path.read_text())
+    forms = {name: msgspec.convert(form, ModelShape) for name, form in kept["shapes"].items()}
+    return [
+        (one, forms[one["file"]], memory(forms[one["file"]], demand(Options(**one["options"]))))
+        for one in kept["loads"]
+    ]
+
+
+def constants() -> None:
+    """Least squares of what no other term explains, on every other load; the residuals are those of the rest.
+
+    Only short contexts are fitted to: the mask of a long one is touched as the context fills, and counts in any case.
+    """
+    rows, rest = [], []
+    for one, form, predicted in kept_loads():
+        if one["options"]["context"] <= _FITTED_CONTEXT:
+            rows.append((1.0, float(form.tokens), float(form.vocabulary * one["options"]["parallel"])))
+            rest.append(one["resident"] - (predicted.total - predicted["process"]))
+    features, wanted = np.array(rows), np.array(rest, dtype=float)
+    found, *_ = np.linalg.lstsq(features[::2], wanted[::2], rcond=None)
+    print(f"process = {found[0]:,.0f} bytes + {found[1]:.1f} x tokens + {found[2]:.1f} x vocabulary x requests")
+    errors = [abs(error) for error in wanted[1::2] / (features[1::2] @ found) - 1]
+    print(f"held back: 90 % of residuals within {stats.percentile(errors, 0.9):.1%} of the term")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--starter", type=Path, default=ROOT / _STARTER, help="the starter model's file")
+    options.add_argument("--only", default="", help="only loads whose name has this; nothing is kept")
+    options.add_argument("--constants", action="store_true")
+    options.add_argument("--docs", action="store_true")
+    options.add_argument("--speed", action="store_true")
+    chosen = options.parse_args()
+    if chosen.constants:
+        constants()
+    elif chosen.docs:
+        import fit_docs
+
+        fit_docs.write(KEPT, kept_loads())
+    elif chosen.speed:
+        import fit_speed
+
+        fit_speed.main(chosen.starter)
+    else:
+        kept = run(chosen.starter, chosen.only)
+        if not chosen.only:
+            KEPT.parent.mkdir(parents=True, exist_ok=True)
+            KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

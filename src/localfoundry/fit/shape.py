@@ -1,0 +1,86 @@
+"""Where a model's shape comes from: the version's own file, or a catalog's facts where there is no file yet.
+
+A version pulled by this release has its shape in the manifest; for older ones the header is read once per process and
+kept. The header is the same from a file and from afar (`sources/remote.py`), so both give the same bytes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from localfoundry.catalog.model import Architecture
+from localfoundry.errors import DiskError, NotAModel
+from localfoundry.formats import shape as formats_shape
+from localfoundry.formats.gguf import read_gguf
+from localfoundry.formats.shape import LayerKind, ModelShape, WeightGroup
+
+# What a file called so holds, share of bytes by type: mixes put some matrices into finer types.
+_MIXES = {
+    "Q4_K_M": (("Q4_K", 0.72), ("Q6_K", 0.28)), "Q4_K_S": (("Q4_K", 0.9), ("Q5_K", 0.1)),
+    "Q5_K_M": (("Q5_K", 0.72), ("Q6_K", 0.28)), "Q5_K_S": (("Q5_K", 1.0),), "Q3_K_M": (("Q3_K", 0.7), ("Q5_K", 0.3)),
+    "Q3_K_L": (("Q3_K", 0.6), ("Q5_K", 0.4)), "Q2_K_S": (("Q2_K", 0.8), ("Q4_K", 0.2)),
+}  # fmt: skip
+_BYTES_PER_TEXT = 16  # of a vocabulary, with its length; measured over the usual ones
+
+
+def of_file(path: Path) -> ModelShape | None:
+    """The shape of a GGUF on this disk, read once while the file does not change. Blocking.
+
+    None where the header does not tell it, or cannot be read: a load will say why. Raises nothing.
+    """
+    try:
+        found = path.stat()
+        return _read(path, found.st_mtime_ns, found.st_size)
+    except (OSError, DiskError, NotAModel):
+        return None
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, mtime_ns: int, size_bytes: int) -> ModelShape | None:
+    return formats_shape.of_gguf(read_gguf(path))
+
+
+def of_catalog(
+    architecture: Architecture, size_bytes: int | None, quantization: str | None, family: str = "llama"
+) -> ModelShape:
+    """The shape of a plain decoder from a catalog's facts: good for a first answer, and marked as not exact.
+
+    `size_bytes` of the file; where that is not known, parameters at five bits.
+    """
+    a = architecture
+    parameters = a.parameters()
+    size = size_bytes or int(parameters * 5 / 8)
+    embedding = a.vocab_size * a.hidden_size
+    share = embedding / parameters
+    mix = _MIXES.get(quantization or "", ((quantization or "Q4_K", 1.0),))
+    groups, at = [WeightGroup("Q6_K", False, int(size * share), 0, int(size * share))], int(size * share)
+    for kind, part in mix:
+        taken = int((size - int(size * share)) * part)
+        groups.append(WeightGroup(kind, True, taken, at, at + taken))
+        at += taken
+    kept = a.kv_heads * a.head_dim
+    head = 0 if a.tied_embeddings else int(size * share)
+    return ModelShape(
+        architecture=family,
+        layers=(LayerKind(a.layers, kept, kept),),
+        hidden=a.hidden_size,
+        ffn=a.ffn_size,
+        heads=a.attention_heads,
+        head_dim=a.head_dim,
+        kv_heads=a.kv_heads,
+        vocabulary=a.vocab_size,
+        weights=tuple(groups),
+        embedding_bytes=int(size * share),
+        output_bytes=head,
+        output_type="Q6_K",
+        active_bytes=size - (0 if a.tied_embeddings else int(size * share)),
+        active_parameters=parameters - (0 if a.tied_embeddings else embedding),
+        context_length=a.context_length,
+        tokens=a.vocab_size,
+        token_bytes=a.vocab_size * _BYTES_PER_TEXT,
+        merges=a.vocab_size,
+        quantization=quantization,
+        exact=False,
+        sized=size_bytes is not None,
+    )
