@@ -103,7 +103,7 @@ def _tensor(name: str, entry: Any) -> _Tensor:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise NotAModel(f"damaged safetensors file: tensor {shown!r} is not described by dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if kind not in _BITS:
+    if not isinstance(kind, str) or kind not in _BITS:
         raise NotAModel(f"tensor {shown!r} has the type {str(kind)[:20]!r}, which is not known")
     if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
         raise NotAModel(f"damaged safetensors file: the shape of {shown!r} is not up to {MAX_DIMENSIONS} counts")
