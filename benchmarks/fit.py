@@ -124,7 +124,7 @@ def _facts(measured: fit_loads.Measured) -> dict[str, Any]:
 
 def _machine() -> dict[str, str]:
     return {
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "engine": f"xllamacpp {importlib.metadata.version('xllamacpp')}",
     }
@@ -157,14 +157,16 @@ def constants() -> None:
     """
     rows, rest = [], []
     for one, form, predicted in kept_loads():
-        if one["options"]["context"] <= _FITTED_CONTEXT:
-            rows.append((1.0, float(form.tokens), float(form.vocabulary * one["options"]["parallel"])))
-            rest.append(one["resident"] - (predicted.total - predicted["process"]))
+        rows.append((1.0, float(form.tokens), float(form.vocabulary * one["options"]["parallel"])))
+        rest.append(one["resident"] - (predicted.total - predicted["process"]))
     features, wanted = np.array(rows), np.array(rest, dtype=float)
-    found, *_ = np.linalg.lstsq(features[::2], wanted[::2], rcond=None)
+    short = np.array([one["options"]["context"] <= _FITTED_CONTEXT for one, _, _ in kept_loads()])
+    even = np.arange(len(rows)) % 2 == 0
+    found, *_ = np.linalg.lstsq(features[short & even], wanted[short & even], rcond=None)
     print(f"process = {found[0]:,.0f} bytes + {found[1]:.1f} x tokens + {found[2]:.1f} x vocabulary x requests")
-    errors = [abs(error) for error in wanted[1::2] / (features[1::2] @ found) - 1]
-    print(f"held back: 90 % of residuals within {stats.percentile(errors, 0.9):.1%} of the term")
+    for name, some in (("fitted to", short & even), ("held back", short & ~even)):
+        errors = [abs(error) for error in wanted[some] / (features[some] @ found) - 1]
+        print(f"{name}, {len(errors)} loads: 90 % of residuals within {stats.percentile(errors, 0.9):.1%} of the term")
 
 
 def main() -> None:

@@ -32,12 +32,12 @@ _REARRANGED = {
     "neon": frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL"}),
 }
 # The bundled worker's process: a line through the loads in tests/fit/loads.json, by `benchmarks/fit.py --constants`.
-_PROCESS_BYTES = 38_500_000
-_BYTES_PER_TOKEN = 353  # of the vocabulary: its text twice, its place in the maps, one merge
-_SAMPLER_BYTES = 19.7  # for each token of the vocabulary, of every request: its candidates
+_PROCESS_BYTES = 38_000_000
+_BYTES_PER_TOKEN = 364  # of the vocabulary: its text twice, its place in the maps, one merge
+_SAMPLER_BYTES = 18.3  # for each token of the vocabulary, of every request: its candidates
 
-# Half the width of a 90 % interval, relative: of the residuals of the same loads.
-_COMPUTE_SPREAD = 0.06
+# Half the width of a 90 % interval, relative: the least that held 90 % of the loads that were fitted to.
+_COMPUTE_SPREAD = 0.04
 _PROCESS_SPREAD = 0.04
 _MIX_SPREAD = 0.10  # where the file's size is known, but not which of its matrices are of which type
 _UNCERTAIN_SPREAD = 0.30  # where shape or architecture are not known for certain

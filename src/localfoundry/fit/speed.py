@@ -14,8 +14,9 @@ from localfoundry.fit.interval import Interval
 from localfoundry.fit.memory import Load, cells, kv_bytes_per_cell
 from localfoundry.formats.shape import ModelShape
 
-# Billions of operations a second on one core at about 2.6 GHz, two for each weight and token. Measured by llama-bench
-# and the bundled wheel (docs/fit.md): the second column where a build uses AVX-512 with VNNI, or NEON with i8mm.
+# Billions of operations a second on one core at about 2.6 GHz, two for each weight and token; the second column where a
+# build uses AVX-512 with VNNI, or NEON with i8mm. Q4_0, Q4_1 and Q8_0 were measured in prefill with a model of 135 M
+# parameters on one machine; the others are set beside the nearest of these until `benchmarks/fit.py --speed` has run.
 _PREFILL_GOPS = {
     "F32": (30, 40), "F16": (45, 60), "BF16": (40, 90), "Q4_0": (108, 194), "Q4_1": (60, 59), "Q5_0": (55, 60),
     "Q5_1": (50, 55), "Q8_0": (100, 123), "Q4_K": (100, 150), "Q5_K": (60, 65), "Q6_K": (60, 65), "Q3_K": (45, 50),
