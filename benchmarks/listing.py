@@ -37,10 +37,22 @@ def fill(store: Store, count: int) -> None:
         data = f"{name}:{version}".encode()
         sha256 = hashlib.sha256(data).hexdigest()
         manifest = Manifest(
-            name, version, f"model-{number // 2:04d}", f"hf:org/{name}@{'c' * 40}:{name}.gguf", "gguf",
-            (StoredFile(f"{name}.gguf", len(data), sha256),), "2026-01-01T00:00:00.000+00:00", "c" * 40, "apache-2.0",
-            "Q4_K_M", ("chat",), 8192, "llama", _SHAPE, 134_515_008, sha256,
-        )  # fmt: skip
+            name=name,
+            version=version,
+            alias=f"model-{number // 2:04d}",
+            source=f"hf:org/{name}@{'c' * 40}:{name}.gguf",
+            format="gguf",
+            files=(StoredFile(f"{name}.gguf", len(data), sha256),),
+            created_at="2026-01-01T00:00:00.000+00:00",
+            commit="c" * 40,
+            license="apache-2.0",
+            quantization="Q4_K_M",
+            context_length=8192,
+            architecture_name="llama",
+            architecture=_SHAPE,
+            parameters=134_515_008,
+            chat_template_sha256=sha256,
+        )
         folder = store.folder(manifest)
         folder.mkdir(parents=True)
         store.blob(sha256).write_bytes(data)

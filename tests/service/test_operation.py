@@ -107,6 +107,36 @@ async def test_what_was_measured_counts_for_the_next_load(machine: Callable[...,
         assert refusal.value.need_bytes == 700 * MB
 
 
+async def test_what_a_model_takes_while_it_loads_is_counted_once(
+    machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(1000, 400)
+    monkeypatch.setattr(memory, "private_bytes", lambda pid: 400 * MB)  # all that is used is the loading worker's
+    async with service(memory_reserve_bytes=0) as it:
+        slow = await fake(it, "slow", memory_bytes=400 * MB, takes_bytes=0, load_s=1)
+        loading = asyncio.create_task(it.load(slow, KEEP))
+        await until(lambda: it._pids)
+        other = await it.load(await fake(it, "other", memory_bytes=500 * MB, takes_bytes=0), KEEP)
+        assert not loading.done(), "or nothing was shown"
+        assert {(await loading).id, other.id} == {model.id for model in it.models}
+
+
+async def test_a_load_that_fails_for_a_fault_of_ours_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    async def broken(model: LoadedModel) -> None:
+        started.append(model.worker.pid)
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr("localfoundry.service.conversations.restore", broken)
+    async with service() as it:
+        async with asyncio.timeout(10):
+            with pytest.raises(RuntimeError):
+                await it.load(await fake(it, "one"))
+        assert not psutil.pid_exists(started[0])
+        assert it.models == []
+
+
 async def test_a_failed_load_changes_nothing_for_the_others() -> None:
     async with service() as it:
         good = await it.load(await fake(it, "good"))
@@ -152,6 +182,17 @@ async def test_a_worker_that_hangs_is_noticed_and_replaced() -> None:
         assert [e.kind for e in events] == ["hung"]
         async with it.lease(name) as replaced:
             assert replaced.worker.pid != model.worker.pid
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="workers listen on a port there")
+async def test_a_worker_that_nobody_can_reach_is_replaced_too() -> None:
+    async with service(hang_timeout_s=1) as it:
+        model = await it.load(await fake(it, "one"))
+        events = kinds(it)
+        Path(model.worker.endpoint.path).unlink()
+        async with asyncio.timeout(10):
+            await model.worker.exited
+        assert [e.kind for e in events] == ["hung"]
 
 
 async def test_a_worker_that_computes_for_long_is_left_alone() -> None:

@@ -42,7 +42,7 @@ def scheduler(gib: float = 10, queue_length: int = 256) -> Scheduler:
 
 def plan(gib: float = 1, **options: object) -> LoadPlan:
     values: dict[str, object] = {"context": 8192, "retain": True, "slots": 2, **options}
-    return LoadPlan({CPU: int(gib * GIB)}, **values)  # type: ignore[arg-type]
+    return LoadPlan(need={CPU: int(gib * GIB)}, **values)  # type: ignore[arg-type]
 
 
 def want(model: str, now: float = 0, wish: LoadPlan | None = None, **options: object) -> Ask:
@@ -200,11 +200,11 @@ def test_memory_that_others_take_costs_idle_models() -> None:
 
 def test_devices_are_counted_apart() -> None:
     it = Scheduler(Ledger({CPU: Budget(GIB), "gpu:0": Budget(8 * GIB)}))
-    on_gpu = LoadPlan({"gpu:0": 6 * GIB, CPU: GIB // 2}, 8192, retain=True)
+    on_gpu = LoadPlan(need={"gpu:0": 6 * GIB, CPU: GIB // 2}, context=8192, retain=True)
     idle(it, "a", wish=on_gpu)
     small = want("b", wish=plan(0.5))
     assert it.ask(small, 1) == [Load("b", small.plan)]
-    assert stops(it.ask(want("c", wish=LoadPlan({"gpu:0": 4 * GIB}, 8192)), 2)) == ["a"]
+    assert stops(it.ask(want("c", wish=LoadPlan(need={"gpu:0": 4 * GIB}, context=8192)), 2)) == ["a"]
 
 
 # One at a time
@@ -412,7 +412,12 @@ class AnySequence(RuleBasedStateMachine):
     def ask(self, model: str, half_gib: int, patience: float, retain: bool, explicit: bool, context: int | None,
             pinned: bool) -> None:  # fmt: skip
         wish = LoadPlan(
-            {CPU: half_gib * GIB // 2}, context or 8192, slots=2, ttl_s=20.0, pinned=pinned and explicit, retain=retain
+            need={CPU: half_gib * GIB // 2},
+            context=context or 8192,
+            slots=2,
+            ttl_s=20.0,
+            pinned=pinned and explicit,
+            retain=retain,
         )
         ask = Ask(next(NUMBERS), model, wish, self.now, self.now + patience, explicit, context if explicit else None)
         self.waiting[ask.number] = ask

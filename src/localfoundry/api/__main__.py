@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,10 @@ def serve(flags: Mapping[str, object], *, foreground: bool = False, insecure: bo
     again = functools.partial(config.load, flags, dict(os.environ))
     if sys.platform != "win32" and not instance.at_terminal():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server can read its settings again
+    # Kept until the server can look: an exception out of a handler is lost where it strikes inside the import system.
+    stop_asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop_asked.set())
     try:
         settings = again()
         logs.configure(settings)
@@ -71,7 +76,6 @@ def serve(flags: Mapping[str, object], *, foreground: bool = False, insecure: bo
         catalog = Catalog.load(settings.catalog_file)
         tls = _tls(settings)
         listener = _bind(settings)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server can drain, there is nothing to drain
         bind = _rules(settings, listener, tls is not None, insecure)
         socket_dir = _announce(settings, bind, tls[1] if tls else None)
     except FoundryError as exc:
@@ -85,9 +89,10 @@ def serve(flags: Mapping[str, object], *, foreground: bool = False, insecure: bo
         else:
             os.write(1, b"ready\n")
             os.dup2(2, 1)
-        from localfoundry.api.server import run
+        from localfoundry.api import server
 
-        run(settings, catalog, listener, socket_dir, bind, tls[0] if tls else None, again)
+        ssl_context = tls[0] if tls else None
+        server.run(server.serve(settings, catalog, listener, socket_dir, bind, ssl_context, again, stop_asked))
     finally:
         shutil.rmtree(socket_dir, ignore_errors=True)
         instance.state_file(settings).unlink(missing_ok=True)

@@ -16,7 +16,6 @@ import asyncio
 import collections
 import logging
 import time
-import weakref
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -29,9 +28,7 @@ from localfoundry.api.requests import Asked
 from localfoundry.errors import ContextMemoryExhausted, EngineError, FoundryError
 from localfoundry.service import upstream
 from localfoundry.service.loading import LoadedModel
-from localfoundry.service.process import Worker
 from localfoundry.service.service import Service
-from localfoundry.service.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +40,6 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-_sharing: weakref.WeakKeyDictionary[Worker, Sharing] = weakref.WeakKeyDictionary()
 
 
 class Forward:
@@ -116,17 +111,16 @@ class Forward:
             self.known.model = model.id
             self.rate = model.rate
             self.known.granted = time.monotonic()
-            sharing = _sharing.setdefault(model.worker, Sharing())
             if self.asked.tools:
                 await abilities.check_tools(model)
             try:
-                async with sharing.together():
+                async with model.sharing.together():
                     await self._ask(model)
                 return
             except ContextMemoryExhausted:
                 self.owed = self.known.first = self.known.last = None
                 log.info("request %s: repeated alone, %s had no memory for all", self.known.request_id, model.id)
-            async with sharing.alone():
+            async with model.sharing.alone():
                 await self._ask(model)
 
     async def _ask(self, model: LoadedModel) -> None:

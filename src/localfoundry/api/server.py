@@ -10,8 +10,9 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,8 @@ _IDLE_CHECK_S = 1.0
 _CUT_OFF_AFTER_S = 8  # workers have 5 s to end
 
 
-def run(
-    settings: Settings,
-    catalog: Catalog,
-    listener: socket.socket,
-    socket_dir: Path,
-    bind: Bind,
-    tls: ssl.SSLContext | None,
-    again: Callable[[], Settings],
-) -> None:
-    """Serve on a bound socket; `socket_dir` holds the workers' sockets and is removed at the end.
-
-    `again` reads the settings as they were read for the start, the file anew.
-    """
-    serving = _serve(settings, catalog, listener, socket_dir, bind, tls, again)
+def run(serving: Coroutine[Any, Any, None]) -> None:
+    """Be the server until it stops."""
     if sys.platform == "win32":
         asyncio.run(serving)
     else:
@@ -58,7 +47,7 @@ def run(
         uvloop.run(serving)
 
 
-async def _serve(
+async def serve(
     settings: Settings,
     catalog: Catalog,
     listener: socket.socket,
@@ -66,7 +55,13 @@ async def _serve(
     bind: Bind,
     tls: ssl.SSLContext | None,
     again: Callable[[], Settings],
+    stop_asked: threading.Event,
 ) -> None:
+    """Serve on a bound socket; `socket_dir` holds the workers' sockets and is removed at the end.
+
+    `again` reads the settings as they were read for the start, the file anew. `stop_asked`: by a signal that came
+    before there was anything to drain.
+    """
     service = Service(settings, catalog, Store(settings.models_dir), socket_dir)
     closing: list[asyncio.Task[None]] = []
 
@@ -99,6 +94,8 @@ async def _serve(
     server = _Server(options)
     live = LiveSettings(service, again)
     _on_signals(shutdown, live.reload)
+    if stop_asked.is_set():
+        shutdown()
     watching = [asyncio.create_task(live.watch()), asyncio.create_task(_stop_when_idle(service, shutdown))]
     gate.opened()
     try:

@@ -28,7 +28,7 @@ class Why(enum.Enum):
     REPLACED = "replaced"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
     """How a model would be loaded.
 

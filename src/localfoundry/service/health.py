@@ -31,23 +31,28 @@ def next_beat_s(model: LoadedModel, hang_timeout_s: float) -> float:
 
 async def beat(model: LoadedModel, hang_timeout_s: float) -> None:
     """One sign of life, or the end of a worker that has given none for too long."""
+    if await _answers(model, hang_timeout_s):
+        model.last_beat = time.monotonic()
+        model.last_processor_s = memory.processor_s(model.worker.pid) or 0
+        return
+    silent_s = time.monotonic() - model.last_beat
+    if silent_s < hang_timeout_s or model.worker.exited.done():
+        return  # asked again soon; the end of a process is noticed elsewhere
+    busy_s = (memory.processor_s(model.worker.pid) or 0) - model.last_processor_s
+    if busy_s > _BUSY * silent_s and silent_s < _PATIENCE * hang_timeout_s:
+        return
+    log.warning("%s: no sign of life from worker %d for %.0f s", model.id, model.worker.pid, silent_s)
+    model.worker.kill(f"it gave no sign of life for {silent_s:.0f} s and was ended")
+
+
+async def _answers(model: LoadedModel, timeout_s: float) -> bool:
     try:
-        async with asyncio.timeout(hang_timeout_s):
+        async with asyncio.timeout(timeout_s):
             response = await upstream.request(model.worker.endpoint, "GET", model.engine.heartbeat)
             try:
                 await response.body(_LARGEST_BEAT)
             finally:
                 response.close()
-    except TimeoutError:
-        silent_s = time.monotonic() - model.last_beat
-        busy_s = (memory.processor_s(model.worker.pid) or 0) - model.last_processor_s
-        if busy_s > _BUSY * silent_s and silent_s < _PATIENCE * hang_timeout_s:
-            return
-        if not model.worker.exited.done():
-            log.warning("%s: no sign of life from worker %d for %.0f s", model.id, model.worker.pid, silent_s)
-            model.worker.kill(f"it gave no sign of life for {silent_s:.0f} s and was ended")
-        return
-    except upstream.UpstreamClosed:
-        return  # its end is noticed elsewhere; a connection that was not accepted is asked again
-    model.last_beat = time.monotonic()
-    model.last_processor_s = memory.processor_s(model.worker.pid) or 0
+    except (TimeoutError, upstream.UpstreamClosed):
+        return False
+    return True

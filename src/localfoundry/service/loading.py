@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from localfoundry.service.decisions import LoadPlan, Phase, Resident
 from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.process import Worker, new_endpoint
 from localfoundry.service.rate import Rate
+from localfoundry.service.sharing import Sharing
 from localfoundry.store import adopted
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.space import note_use
@@ -39,6 +41,7 @@ class LoadedModel:
     engine_load_s: float | None
     memory: dict[str, int]  # by purpose, as the engine states it
     state_dir: Path | None = None
+    sharing: Sharing = field(default_factory=Sharing)  # the requests at it
     rate: Rate = field(default_factory=Rate)  # tokens, added as they pass
     last_beat: float = field(default_factory=time.monotonic)  # last sign of life
     last_processor_s: float = 0.0  # processor time that it had used then
@@ -94,9 +97,17 @@ def load_request(
 
 
 async def start(
-    store: Store, settings: Settings, manifest: Manifest, request: LoadRequest, resident: Resident
+    store: Store,
+    settings: Settings,
+    manifest: Manifest,
+    request: LoadRequest,
+    resident: Resident,
+    began: Callable[[int], None],
 ) -> LoadedModel:
-    """Start a worker and wait until it is ready. Raises LoadFailed, OutOfMemory, NotRunnable, DiskError."""
+    """Start a worker and wait until it is ready; `began` is told its process. Where that fails, none is left.
+
+    Raises LoadFailed, OutOfMemory, NotRunnable, DiskError.
+    """
     engine = engines.choose(manifest.format)
     await asyncio.to_thread(adopted.check, store, manifest)
     command = engine.command(request, settings)
@@ -105,16 +116,21 @@ async def start(
     limit = sum(resident.plan.need.values()) * _LIMIT_FACTOR + _LIMIT_EXTRA_BYTES
     log_file = settings.log_dir / f"worker-{manifest.name}.log"
     worker = await Worker.start(command, request.endpoint, log_file, limit)
-    await _ready(worker, engine, manifest, settings.load_timeout_s)
-    load_s = time.monotonic() - started
-    await worker.told(lambda words: engine.account(words).load_s is not None)
-    account = engine.account(worker.start_log)
+    began(worker.pid)
+    try:
+        await _wait_ready(worker, engine, manifest, settings.load_timeout_s)
+        load_s = time.monotonic() - started
+        await worker.told(lambda words: engine.account(words).load_s is not None)
+        account = engine.account(worker.start_log)
+    except BaseException:
+        await worker.stop(0)
+        raise
     return LoadedModel(
         manifest, engine, worker, command, resident, load_s, account.load_s, account.memory, request.state_dir
     )
 
 
-async def _ready(worker: Worker, engine: Engine, manifest: Manifest, timeout_s: float) -> None:
+async def _wait_ready(worker: Worker, engine: Engine, manifest: Manifest, timeout_s: float) -> None:
     try:
         await worker.wait_ready(timeout_s)
     except LoadFailed as exc:
@@ -125,6 +141,3 @@ async def _ready(worker: Worker, engine: Engine, manifest: Manifest, timeout_s: 
             hint=f"foundry service logs {manifest.name}",
             param="model",
         ) from exc
-    except BaseException:
-        await worker.stop(0)
-        raise

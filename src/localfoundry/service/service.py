@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
@@ -50,8 +50,6 @@ from localfoundry.store.store import Store
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _STOP_GRACE_S = 5.0
 
 
@@ -76,6 +74,7 @@ class Service:
         self._asking: dict[int, tuple[asyncio.Future[LoadedModel], Manifest]] = {}  # requests that wait
         self._manifests: dict[str, Manifest] = {}  # of models that are wanted or loaded
         self._models: dict[str, LoadedModel] = {}
+        self._pids: dict[str, int] = {}  # of workers, from their start to their end
         self._ended: dict[str, asyncio.Event] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -219,14 +218,18 @@ class Service:
             raise _stopping()
         number, now = next(self._numbers), time.monotonic()
         resident = self._scheduler.residents.get(manifest.id)
-        if resident is None:
-            self._manifests[manifest.id] = manifest
-            self._observe()
         if resident is not None and not options:
             plan = resident.plan  # the way of nearly every request
         else:
+            if resident is None:
+                self._observe()
             room = self._scheduler.room(manifest.id, CPU)
-            plan = self._planner.plan(manifest, options or LoadOptions(), self.settings, resident, room)
+            asked = options or LoadOptions()
+            # In a thread: of a version that is older than its manifest's shape, the file's header is read.
+            plan = await asyncio.to_thread(self._planner.plan, manifest, asked, self.settings, resident, room)
+            if self._closing:
+                raise _stopping()
+            self._manifests[manifest.id] = manifest
         ask = Ask(number, manifest.id, plan, now, now + self.settings.queue_timeout_s)
         if options is not None:
             ask.explicit, ask.context = True, options.context
@@ -250,8 +253,7 @@ class Service:
     def _observe(self) -> None:
         """Tell the scheduler what the machine's memory is used for now."""
         settings = self.settings
-        pids = [model.worker.pid for model in self._models.values()]
-        budget = memory.look(pids, settings.memory_limit_bytes, settings.memory_reserve_bytes)
+        budget = memory.look(self._pids.values(), settings.memory_limit_bytes, settings.memory_reserve_bytes)
         self._perform(self._scheduler.observe({CPU: budget}, time.monotonic()))
 
     # Carrying its decisions out
@@ -303,20 +305,12 @@ class Service:
         self._perform(self._scheduler.tick(time.monotonic()))
 
     async def _load(self, manifest: Manifest, plan: LoadPlan) -> None:
-        resident = self._scheduler.residents[manifest.id]
-        state_dir = self._state_dir / f"{manifest.name}-{manifest.version}" if plan.keep_state else None
-        file = self.store.main_file(manifest)
-        request = loading.load_request(manifest, file, plan, self._socket_dir, state_dir)
         try:
-            model = await loading.start(self.store, self.settings, manifest, request, resident)
-            self._models[manifest.id] = model
-            await conversations.restore(model)
-            if model.worker.exited.done():
-                raise LoadFailed(f"the worker of {manifest.id} ended as soon as it was ready")
+            model = await self._ready(manifest, plan)
         except Exception as exc:
             self._failed(manifest.id, exc)
             if not isinstance(exc, FoundryError):
-                raise
+                raise  # a fault of ours: whoever waits has an answer, and the log shall have the traceback
             return
         model.worker.exited.add_done_callback(lambda _: self._exited(model))
         claim = self._planner.measure(model)
@@ -327,6 +321,24 @@ class Service:
         self._perform(self._scheduler.loaded(manifest.id, claim, model.load_s, time.monotonic()))
         self._begin("watch", self._watch_health(model))
         self._begin("learn", asyncio.to_thread(self._planner.learn, model, self.settings))
+
+    async def _ready(self, manifest: Manifest, plan: LoadPlan) -> LoadedModel:
+        """A worker that answers, with its conversations back. Where that fails, no process is left."""
+        resident = self._scheduler.residents[manifest.id]
+        state_dir = self._state_dir / f"{manifest.name}-{manifest.version}" if plan.keep_state else None
+        file = self.store.main_file(manifest)
+        request = loading.load_request(manifest, file, plan, self._socket_dir, state_dir)
+        began = functools.partial(self._pids.__setitem__, manifest.id)
+        model = await loading.start(self.store, self.settings, manifest, request, resident, began)
+        self._models[manifest.id] = model
+        try:
+            await conversations.restore(model)
+            if model.worker.exited.done():
+                raise LoadFailed(f"the worker of {manifest.id} ended as soon as it was ready")
+        except BaseException:
+            await model.worker.stop(0)
+            raise
+        return model
 
     def _failed(self, model_id: str, exc: Exception) -> None:
         self._models.pop(model_id, None)
@@ -364,6 +376,7 @@ class Service:
         self._perform(actions)
 
     def _has_ended(self, model_id: str) -> None:
+        self._pids.pop(model_id, None)
         ended = self._ended.pop(model_id, None)
         if ended is not None:
             ended.set()
