@@ -189,7 +189,7 @@ async def test_a_worker_that_nobody_can_reach_is_replaced_too() -> None:
     async with service(hang_timeout_s=1) as it:
         model = await it.load(await fake(it, "one"))
         events = kinds(it)
-        Path(model.worker.endpoint.path).unlink()
+        Path(model.worker.endpoint.path).unlink()  # noqa: ASYNC240 an entry of a folder in memory
         async with asyncio.timeout(10):
             await model.worker.exited
         assert [e.kind for e in events] == ["hung"]
