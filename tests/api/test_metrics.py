@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.exchanges import exchange
 from api.server import HELLO, Server
 from harness import wait_until
 from localfoundry.api.counters import RECENT_S, Counters, inter_token_s
@@ -19,16 +20,6 @@ from localfoundry.service.events import ModelEvent
 from localfoundry.service.rate import Rate
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def exchange(**fields: object) -> Exchange:
-    """A streamed answer of 11 tokens: 1 s in the queue, first token after 2 s, then 0.1 s a token."""
-    known: dict[str, object] = {
-        "arrived": 100.0, "granted": 101.0, "first": 102.0, "last": 103.0, "ended": 103.0, "status": 200,
-        "model": "m:1", "endpoint": "/v1/chat/completions", "stream": True,
-        "prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 11,
-    }  # fmt: skip
-    return Exchange("id", "POST", "/v1/chat/completions", **(known | fields))  # type: ignore[arg-type]
 
 
 def scraped(server: Server) -> Samples:

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from api.exchanges import exchange
 from api.server import Server
 from localfoundry import config
 from localfoundry.api import traces
@@ -37,12 +38,7 @@ def spans_of(exchange: Exchange, *events: ModelEvent) -> dict[str, ReadableSpan]
 
 
 def chat(**fields: object) -> Exchange:
-    known: dict[str, object] = {
-        "arrived": 100.0, "granted": 101.0, "first": 101.5, "last": 103.5, "ended": 103.6, "status": 200,
-        "model": "m:1", "endpoint": "/v1/chat/completions", "stream": True,
-        "prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 11,
-    }  # fmt: skip
-    return Exchange("id", "POST", "/v1/chat/completions", **(known | fields))  # type: ignore[arg-type]
+    return exchange(**({"first": 101.5, "last": 103.5, "ended": 103.6} | fields))
 
 
 def seconds(span: ReadableSpan) -> float:

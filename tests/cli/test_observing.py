@@ -242,7 +242,7 @@ def test_a_bundle_has_what_a_question_needs(foundry: Foundry, fake_model: Fake, 
             "service.log", "audit.log", "workers/worker-parrot.log"} == parts.keys()  # fmt: skip
     assert "listens on" in parts["service.log"]
     assert json.loads(parts["versions.json"])["starlette"]
-    assert json.loads(parts["hardware.json"])["threads"] >= 1
+    assert json.loads(parts["hardware.json"])["cpu"]["logicalCores"] >= 1
     assert [model["id"] for model in json.loads(parts["service.json"])["models"]] == ["parrot:1"]
     assert json.loads(parts["settings.json"])["serviceSettings"]["defaultSecondsForModelTTL"] == 600
     again = foundry("report", "--bundle", str(target))

@@ -36,11 +36,6 @@ DATA = tiny_gguf()
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store(config.load().models_dir)
-
-
-@pytest.fixture
 def hub_cache(isolated: Path) -> Path:
     root = isolated / "hf" / "hub"
     hf_repository(root, "org/tiny-GGUF", {"tiny-Q4_0.gguf": DATA, "README.md": b"---\nlicense: apache-2.0\n---\n"})

@@ -14,7 +14,6 @@ import itertools
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,14 +90,6 @@ for kill_at in range(1, 200):
         break
 print(code, kill_at)
 """
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repos["org/tiny-GGUF"] = Repo({"tiny-Q4_0.gguf": DATA})
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
 
 
 def kill_at_every_step(reference: str, what: str, base: Path) -> int:

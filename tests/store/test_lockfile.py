@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ from localfoundry.store.store import Store
 from tiny_gguf import tiny_gguf
 
 DATA = tiny_gguf(8192, seed=1)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repos["org/tiny-GGUF"] = Repo({"tiny-Q4_0.gguf": DATA})
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

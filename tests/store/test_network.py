@@ -9,13 +9,12 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from hub_server import HubServer, Repo
+from hub_server import HubServer
 from localfoundry import config
 from localfoundry.errors import SourceUnreachable
 from localfoundry.sources.network import open_client
@@ -92,14 +91,6 @@ class Proxy:
                 if not data:
                     return
                 (other if ready is one else one).sendall(data)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repos["org/tiny-GGUF"] = Repo({"tiny-Q4_0.gguf": DATA})
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
 
 
 async def whole_pull() -> None:

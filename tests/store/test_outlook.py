@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from harness import Foundry
-from hub_server import HubServer, Repo
+from hub_server import HubServer
 from localfoundry import config
 from localfoundry.store.journal import Head, PartFile
 from localfoundry.store.outlook import outlook
@@ -20,14 +17,6 @@ from tiny_gguf import tiny_gguf
 
 DATA = tiny_gguf(1_000_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repos["org/tiny-GGUF"] = Repo({"tiny-Q4_0.gguf": DATA})
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
 
 
 def everything(folder: Path) -> list[Path]:

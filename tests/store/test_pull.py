@@ -65,11 +65,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield server
 
 
-@pytest.fixture
-def store() -> Store:
-    return Store(config.load().models_dir)
-
-
 async def plan_of(reference: str) -> PullPlan:
     return await resolve(reference, settings=config.load())
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -28,20 +28,8 @@ from localfoundry.store.store import Store
 from localfoundry.store.update import ask, moving_reference
 from tiny_gguf import tiny_gguf
 
-FIRST, SECOND = tiny_gguf(8192, seed=1), tiny_gguf(12288, seed=2, template="{{ other }}")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repos["org/tiny-GGUF"] = Repo({"tiny-Q4_0.gguf": FIRST})
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-
-
-@pytest.fixture
-def store() -> Store:
-    return Store(config.load().models_dir)
+DATA = FIRST = tiny_gguf(8192, seed=1)
+SECOND = tiny_gguf(12288, seed=2, template="{{ other }}")
 
 
 def moved_on(hub: HubServer, data: bytes = SECOND, sha: str = "d" * 40, license: str = "mit") -> None:

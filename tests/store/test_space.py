@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import Foundry
-from localfoundry import config
 from localfoundry.instance import ServiceState
 from localfoundry.sources.plan import PlannedFile, PullPlan
 from localfoundry.store import refs, space
@@ -25,11 +24,6 @@ from localfoundry.units import parse_duration
 from tiny_gguf import tiny_gguf
 
 DAY = 86_400
-
-
-@pytest.fixture
-def store() -> Store:
-    return Store(config.load().models_dir)
 
 
 def add(store: Store, tmp_path: Path, name: str, seed: int) -> Manifest:

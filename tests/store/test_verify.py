@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,19 +29,6 @@ from tiny_gguf import tiny_gguf
 
 DATA = tiny_gguf(3 * CHUNK_BYTES + 4096)
 SHA = hashlib.sha256(DATA).hexdigest()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        server.repos["org/tiny-GGUF"] = Repo({"tiny-Q4_0.gguf": DATA})
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-
-
-@pytest.fixture
-def store() -> Store:
-    return Store(config.load().models_dir)
 
 
 @pytest.fixture

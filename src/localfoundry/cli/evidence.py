@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import socket
 from collections import deque
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ from localfoundry.cli.redact import Redactor, secrets_in
 from localfoundry.cli.service import settings_document
 from localfoundry.config import Settings
 from localfoundry.errors import FoundryError
+from localfoundry.hardware import machine
+from localfoundry.hardware.survey import Probe, survey
 
 _SERVICE_LINES, _WORKER_LINES, _AUDIT_LINES = 2000, 500, 500
 _MOST_WORKERS = 5
@@ -113,25 +114,9 @@ def _versions() -> dict[str, str | None]:
 
 
 def _hardware(given: Settings) -> dict[str, Any]:
-    place = next(p for p in (given.models_dir, *given.models_dir.parents) if p.exists())
-    memory, disk = psutil.virtual_memory(), shutil.disk_usage(place)
-    return {
-        "system": platform.platform(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "threads": psutil.cpu_count(),
-        "memory_bytes": {"total": memory.total, "available": memory.available, "swap": psutil.swap_memory().total},
-        "disk_bytes": {"total": disk.total, "free": disk.free},
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    """As `foundry hardware --json` has it, with nothing measured."""
+    found: dict[str, Any] = json.loads(machine.encode(survey(given.home, Probe.NEVER)))
+    return {"platform": platform.platform(), **found, "swap_bytes": psutil.swap_memory().total}
 
 
 def _json(document: Any) -> str:
