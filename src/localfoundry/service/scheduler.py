@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class Scheduler:
     _running: dict[int, Resident] = field(default_factory=dict)
     _failures: dict[str, _Failure] = field(default_factory=dict)
     _tried_again: set[str] = field(default_factory=set)
+    _decided_at: float = -math.inf
 
     # What happens
 
@@ -178,12 +180,7 @@ class Scheduler:
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed: call it at `next_tick`, or whenever."""
-        actions: list[Action] = []
-        for ask in [a for a in self.queued() if a.deadline <= now]:
-            self._take(ask.number, ask.model)
-            resident = self.residents.get(ask.model)
-            actions.append(Refuse(ask.number, TooLate(now - ask.arrived, resident.phase if resident else None)))
-        return actions + self._decide(now)
+        return self._decide(now)
 
     # For whoever reports
 
@@ -202,8 +199,11 @@ class Scheduler:
         """Bytes that a load of this model could have if everything were unloaded that may be."""
         return self.ledger.free(self._fixed(id).values(), device)
 
-    def next_tick(self, now: float) -> float | None:
-        """When time alone will next change something, later than `now`; None: nothing waits for it."""
+    def next_tick(self) -> float | None:
+        """When time alone will next change something after the last decision; None: nothing waits for it.
+
+        It may have passed already: what was due between that decision and this question is not lost.
+        """
         times = [ask.deadline for queue in self._queues.values() for ask in queue]
         times += [f.until for model, f in self._failures.items() if model in self._queues]
         wanted = any(model not in self.residents for model in self._queues)
@@ -214,12 +214,19 @@ class Scheduler:
                 times.append(r.turn_ends)
             elif not r.in_flight and r.plan.ttl_s > 0:
                 times.append(r.last_used + r.plan.ttl_s)
-        return min((t for t in times if t > now), default=None)
+        return min((t for t in times if t > self._decided_at), default=None)
 
     # Deciding
 
     def _decide(self, now: float) -> list[Action]:
-        return [*self._refusals(), *self._grants(), *self._stops(now), *self._loads(now)]
+        self._decided_at = now
+        return [*self._too_late(now), *self._refusals(), *self._grants(), *self._stops(now), *self._loads(now)]
+
+    def _too_late(self, now: float) -> Iterator[Action]:
+        for ask in [a for a in self.queued() if a.deadline <= now]:
+            self._take(ask.number, ask.model)
+            resident = self.residents.get(ask.model)
+            yield Refuse(ask.number, TooLate(now - ask.arrived, resident.phase if resident else None))
 
     def _refusals(self) -> Iterator[Action]:
         """Everyone whose plan cannot be carried out whatever is unloaded."""

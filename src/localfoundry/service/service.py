@@ -289,8 +289,7 @@ class Service:
 
     def _watch(self) -> None:
         """Have the scheduler asked again when time alone changes something."""
-        now = time.monotonic()
-        when = self._scheduler.next_tick(now)
+        when = self._scheduler.next_tick()
         if when == self._armed_for:
             return
         self._armed_for = when
@@ -298,7 +297,7 @@ class Service:
             self._timer.cancel()
             self._timer = None
         if when is not None:
-            self._timer = asyncio.get_running_loop().call_later(when - now, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(max(when - time.monotonic(), 0), self._tick)
 
     def _tick(self) -> None:
         self._armed_for = None
