@@ -31,8 +31,6 @@ _KEEP_PREFIXES = ("PIP_", "SSL_", "COVERAGE_", "PYTEST_")
 _CACHE = Path(__file__).parent.parent / ".cache" / "test-models"
 STARTER = "smollm2-135m"
 
-_real_model_tests = 0
-
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -64,10 +62,9 @@ def pulled_starter() -> Manifest:
 
 
 @pytest.fixture
-def starter(pulled_starter: Manifest, isolated: Path) -> Manifest:
+def starter(request: pytest.FixtureRequest, pulled_starter: Manifest, isolated: Path) -> Manifest:
     """The starter model in this test's own store."""
-    global _real_model_tests
-    _real_model_tests += 1
+    request.node.user_properties.append(("model", STARTER))
     shutil.copytree(_CACHE, isolated / "foundry" / "models", copy_function=os.link, dirs_exist_ok=True)
     return pulled_starter
 
@@ -111,5 +108,15 @@ def fake_model(isolated: Path) -> Callable[..., str]:
     return make
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the real engine run one after the other: two engines at once, each with a thread for every core, spend
+    most of their time waiting for their own threads."""
+    for item in items:
+        if "pulled_starter" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("real_engine"))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.write_line(f"{_real_model_tests} tests ran on the real model ({STARTER}, llama.cpp)")
+    passed = terminalreporter.stats.get("passed", [])
+    count = sum(("model", STARTER) in report.user_properties for report in passed)
+    terminalreporter.write_line(f"{count} tests ran on the real model ({STARTER}, llama.cpp)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -223,6 +224,13 @@ def _slots_idle(real: Server, socket: str) -> bool:
     return not any(slot["is_processing"] for slot in real.ask_worker(socket, "/slots"))
 
 
+def _tokens_of_the_last_answer(real: Server) -> int:
+    """Of prompt and answer together, as the engine says when a slot is free again."""
+    log = next(real.settings.log_dir.glob("worker-smollm2-135m*.log"))
+    stopped = r"stop processing: n_tokens = (\d+)"
+    return int(wait_until(lambda: re.findall(stopped, log.read_text()), 5, "the engine does not say so")[-1])
+
+
 def test_a_client_that_leaves_a_plain_answer_frees_the_slot(real: Server) -> None:
     """Asked for a plain answer, this engine does not look whether anybody is still there: it generated to the end."""
     real.chat(STARTER, max_tokens=1)
@@ -231,7 +239,8 @@ def test_a_client_that_leaves_a_plain_answer_frees_the_slot(real: Server) -> Non
     body = {"model": STARTER, "messages": SKY, "max_tokens": 450, "ignore_eos": True}
     with pytest.raises(httpx2.ReadTimeout):
         httpx2.post(f"{real.url}/v1/chat/completions", json=body, timeout=httpx2.Timeout(5, read=0.4))
-    wait_until(lambda: _slots_idle(real, loaded["socket"]), 5, "the engine still generates")
+    wait_until(lambda: _slots_idle(real, loaded["socket"]), 20, "the engine still generates")
+    assert _tokens_of_the_last_answer(real) < 400, "it was not ended: it came to its end"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +287,8 @@ def test_a_client_that_goes_away_frees_the_slot(real: Server) -> None:
     with real.streaming(STARTER, max_tokens=450, ignore_eos=True) as lines:
         next(lines)
         assert not _slots_idle(real, loaded["socket"])
-    wait_until(lambda: _slots_idle(real, loaded["socket"]), 5, "the engine still generates")
+    wait_until(lambda: _slots_idle(real, loaded["socket"]), 20, "the engine still generates")
+    assert _tokens_of_the_last_answer(real) < 400, "it was not ended: it came to its end"
 
 
 def test_a_worker_that_is_killed_ends_its_stream_with_an_error(real: Server, client: OpenAI) -> None:
