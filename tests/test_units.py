@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localfoundry.units import format_bytes, format_duration, format_timespan, parse_bytes
+from localfoundry.units import MOST_TOKENS, format_bytes, format_duration, format_timespan, parse_bytes, parse_tokens
 
 
 @given(st.integers(0, 10**16))
@@ -79,3 +79,19 @@ def test_a_timespan_has_the_form_that_scripts_read(seconds: float) -> None:
 
 def test_the_timespan_of_the_documentation() -> None:
     assert format_timespan(5.6293161) == "00:00:05.6293161"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("8k", 8192), ("32768", 32768), ("128K", 131072), ("1M", 2**20), ("4,096", 4096), (" 1.5k ", 1536), ("1", 1)],
+)
+def test_a_context_is_read_as_models_are_named(text: str, tokens: int) -> None:
+    assert parse_tokens(text) == tokens
+
+
+@given(st.text(max_size=20) | st.from_regex(r"[0-9.,]{1,12} ?[kKmMgG]?", fullmatch=True))
+def test_any_text_is_a_number_of_tokens_within_its_limits_or_a_value_error(text: str) -> None:
+    try:
+        assert 1 <= parse_tokens(text) <= MOST_TOKENS
+    except ValueError as exc:
+        assert "write for example" in str(exc) or "4,194,304" in str(exc)

@@ -15,6 +15,8 @@ Tokens = NewType("Tokens", int)
 
 _SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9, "t": 10**12,
                "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
+_TOKEN_UNITS = {"": 1, "k": 2**10, "m": 2**20}  # as models are named: 128k is a context of 131,072 tokens
+MOST_TOKENS = 2**22
 _TIME_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -45,6 +47,17 @@ def parse_bytes(text: str) -> Bytes:
     if size < 0:
         raise ValueError(f"{text!r} is negative; a size is at least 0")
     return Bytes(size)
+
+
+def parse_tokens(text: str) -> Tokens:
+    """`8k` (8,192), `32768`, `1M`: at least 1 and at most 4,194,304. Raises ValueError with the accepted forms."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*(k|m|)", text.strip().lower().replace(",", ""))
+    if match is None or (match[2] == "" and "." in match[1]):
+        raise ValueError(f"{text!r} is not a number of tokens; write for example 8k, 32768 or 128k")
+    tokens = int(float(match[1]) * _TOKEN_UNITS[match[2]])
+    if not 1 <= tokens <= MOST_TOKENS:
+        raise ValueError(f"{text!r} is {tokens:,} tokens; a context has from 1 to {MOST_TOKENS:,}")
+    return Tokens(tokens)
 
 
 def parse_duration(text: str) -> Seconds:

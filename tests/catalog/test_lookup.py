@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localfoundry.catalog import lookup
 from localfoundry.catalog.lookup import Catalog
+from localfoundry.catalog.model import Model, Variant
 from localfoundry.errors import InvalidSetting, UnknownModel
 
 CATALOG = Catalog.load()
@@ -187,3 +189,13 @@ def test_listing_models_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
+
+
+_NAMES = st.sampled_from(["a", "A", "b", "a.b", "a b", "-a", "", "a\nb", "a\n", "ä", "x" * 129])
+_VARIANTS = st.builds(Variant, _NAMES, st.integers(0, 2), st.just("gguf"),
+                      sha256=st.sampled_from([None, "0" * 64, "0" * 63]))  # fmt: skip
+
+
+@given(st.lists(st.builds(Model, _NAMES, st.just(("chat",)), st.lists(_VARIANTS, max_size=3).map(tuple)), max_size=4))
+def test_the_quick_check_of_a_catalog_says_what_the_slow_one_says(models: list[Model]) -> None:
+    assert lookup._sound(models) == (next(lookup._problems(models), None) is None)

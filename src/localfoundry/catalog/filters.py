@@ -77,6 +77,9 @@ def select(
     wanted += [Filter("task", task.strip().lower())] if task else []
     wanted += [Filter("device", device.strip().lower())] if device else []
 
+    if not wanted and license is None and max_size_bytes is None:
+        return tuple(model for model in models if model.variants and (text is None or matches_text(model, text)))
+
     def passes(model: Model, variant: Variant) -> bool:
         if license is not None and (variant.license or model.license or "").lower() != license.strip().lower():
             return False
@@ -125,6 +128,8 @@ def preferred_variant(
     already be on this disk.
     """
     runnable = [v for v in model.variants if v.format in runnable_formats and v.device in devices]
+    if len(runnable) == 1:
+        return runnable[0]
     return min(runnable, key=_rank, default=None)  # min keeps the first of equals: catalog order
 
 

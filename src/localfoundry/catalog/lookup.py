@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -37,7 +38,13 @@ class Catalog:
         replaced = {model.alias.lower() for model in own}
         built_in = tuple(model for model in models if model.alias.lower() not in replaced)
         self.models: tuple[Model, ...] = (*own, *built_in)
-        self._by_name = {**_index(built_in), **_index(own)}
+        self._kinds = (built_in, own)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Found]:
+        """Made when a name is looked up: a list does without it, which of 100,000 entries is felt."""
+        built_in, own = self._kinds
+        return {**_index(built_in), **_index(own)}
 
     @classmethod
     def load(cls, extra: Path | None = None) -> Catalog:
@@ -93,10 +100,30 @@ def read_models(path: Path) -> tuple[Model, ...]:
             f"the catalog file {path} cannot be used: {exc}",
             hint='it holds {"models": [{"alias", "tasks", "variants": [{"name", "version", "format", "source"}]}]}',
         ) from exc
-    problem = next(_problems(models), None)
+    del raw
+    problem = None if _sound(models) else next(_problems(models), None)
     if problem:
         raise InvalidSetting(f"the catalog file {path} cannot be used: {problem}")
     return models
+
+
+def _sound(models: Sequence[Model]) -> bool:
+    """Whether `_problems` would find none; several times as fast, for catalogs of 100,000 entries."""
+    variants = [variant for model in models for variant in model.variants]
+    aliases, names = [model.alias for model in models], [variant.name for variant in variants]
+    return (
+        all(map(_NAME.match, aliases))
+        and all(map(_NAME.match, names))
+        and all(_SHA256.match(variant.sha256) for variant in variants if variant.sha256 is not None)
+        and min((variant.version for variant in variants), default=1) >= 1
+        and _distinct(aliases)
+        and _distinct([f"{variant.name}:{variant.version}" for variant in variants])
+    )
+
+
+def _distinct(names: list[str]) -> bool:
+    """Whether no two are the same in lower case; none has a line break."""
+    return len(set("\n".join(names).lower().split("\n"))) == len(names) or not names
 
 
 def _problems(models: Sequence[Model]) -> Iterator[str]:

@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
 
 MODEL = {
     "list": "models:list_models",
-    "search": "models:search_models",
+    "search": "search:search_models",
     "info": "models:model_info",
     "run": "run:run_model",
     "chat": "run:chat",

@@ -1,32 +1,39 @@
-"""`foundry model list`, `search` and `info`: what exists, what is here, what is known of it."""
+"""`foundry model list` and `info`: what exists, what is here, what is known of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 
 from localfoundry import engines
 from localfoundry.catalog import filters
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
-from localfoundry.units import format_bytes, parse_bytes
+from localfoundry.errors import UsageError
+from localfoundry.units import format_bytes, parse_bytes, parse_tokens
 
 if TYPE_CHECKING:
+    from localfoundry.advice.glance import Glance
+    from localfoundry.cli.prospects import Outlook
     from localfoundry.store.manifest import Manifest
 
 _COLUMNS = ("Alias", "Device", "Task", "File Size", "License", "Model ID", "Cached")
 
 
 class Row:
-    """One line of the list: a variant, and the cached version of it if there is one."""
+    """One line of the list: a variant, the cached version of it if there is one, and what it would mean here."""
+
+    __slots__ = ("glance", "manifest", "model", "variant")
 
     def __init__(self, model: Model, variant: Variant, manifest: Manifest | None) -> None:
         self.model = model
         self.variant = variant
         self.manifest = manifest
+        self.glance: Glance | None = None
 
     @property
     def id(self) -> str:
@@ -41,11 +48,23 @@ class Row:
         own = self.manifest.license if self.manifest else None
         return own or self.variant.license or self.model.license or "unknown"
 
+    def effective_variant(self) -> Variant:
+        """The variant with what is known better of the version that is here."""
+        own = self.manifest
+        if own is None:
+            return self.variant
+        return msgspec.structs.replace(
+            self.variant, size_bytes=own.size_bytes, quantization=own.quantization, sha256=own.files[0].sha256,
+            context_length=own.context_length or self.variant.context_length,
+        )  # fmt: skip
+
     def cells(self, first: bool) -> list[str]:
-        alias = self.model.alias if first else ""
-        tasks = ", ".join(self.model.tasks)
-        size, cached = format_bytes(self.size_bytes), "yes" if self.manifest else ""
-        return [alias, self.variant.device, tasks, size, self.license, self.id, cached]
+        model, variant = self.model, self.variant
+        alias, tasks = model.alias if first else "", ", ".join(model.tasks)
+        if self.manifest is None:  # as nearly all of a large catalog
+            size, terms = format_bytes(variant.size_bytes), variant.license or model.license or "unknown"
+            return [alias, variant.device, tasks, size, terms, variant.id, ""]
+        return [alias, variant.device, tasks, format_bytes(self.size_bytes), self.license, self.id, "yes"]
 
     def document(self) -> dict[str, Any]:
         variant = self.variant
@@ -103,19 +122,30 @@ def own_models(manifests: Sequence[Manifest], known: set[str]) -> list[Model]:
 @click.option("--available", is_flag=True, help="Only what can be downloaded and is not here yet.")
 @click.option("--running", is_flag=True, help="Only what is loaded in the service.")
 @click.option("--variants", is_flag=True, help="Every variant, also those that no engine here runs.")
+@click.option("--fits", is_flag=True, help="Only what fits this machine's memory now.")
+@click.option("--ctx", metavar="TOKENS", help="Fit and speed with this context, for example 8k or 32768.")
+@click.option("--sort", "order", type=click.Choice(["speed", "size", "memory", "name"]),
+              help="Fastest, smallest or alphabetically first; what is not known comes last.")  # fmt: skip
 @click.option("--guide", is_flag=True, help="Categories, which model for which task, and what hardware they want.")
 @context.json_option
+@context.uncollected()
 def list_models(
     filter_texts: tuple[str, ...], task: str | None, device: str | None, license: str | None, max_size: str | None,
-    cached: bool, available: bool, running: bool, variants: bool, guide: bool, as_json: bool,
+    cached: bool, available: bool, running: bool, variants: bool, fits: bool, ctx: str | None, order: str | None,
+    guide: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """List the models that can be run here."""
+    """List the models that can be run here.
+
+    With --fits, --ctx or --sort each line also says what a load would take of memory, whether that fits, and how fast
+    the model would answer on this machine.
+    """
     if guide:
         from localfoundry.cli.guide import show
 
         show(as_json)
         return
     given = context.settings()
+    tokens = _tokens(ctx)
     found = _selected(given, filter_texts, task, device, license, _size(max_size), variants)
     if cached:
         found = [row for row in found if row.manifest]
@@ -124,10 +154,24 @@ def list_models(
     if running:
         loaded = _loaded(given)
         found = [row for row in found if row.id in loaded]
+    outlook = None
+    if fits or tokens or order:
+        found, outlook = _assessed(given, found, tokens, fits, order)
     if as_json:
-        output.document({"variants" if variants else "models": [row.document() for row in found]})
+        documents = [row.document() | (outlook.document(row) if outlook else {}) for row in found]
+        output.document({"variants" if variants else "models": documents})
         return
-    _print(found)
+    print_rows(found)
+
+
+def _assessed(
+    given: Settings, found: list[Row], tokens: int | None, fitting: bool, order: str | None
+) -> tuple[list[Row], Outlook]:
+    from localfoundry.cli import prospects
+
+    outlook = prospects.Outlook(given, tokens)
+    found = outlook.look(found, fitting=fitting)
+    return (prospects.ordered(found, cast(prospects.Order, order)) if order else found), outlook
 
 
 def _selected(
@@ -150,6 +194,13 @@ def _size(text: str | None) -> int | None:
         raise click.BadParameter(str(exc), param_hint="--max-size") from None
 
 
+def _tokens(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_tokens(text)
+    except ValueError as exc:
+        raise UsageError(f"--ctx: {exc}", hint="foundry model list --ctx 8k", param="ctx") from None
+
+
 def _loaded(given: Settings) -> set[str]:
     from localfoundry import instance
 
@@ -159,7 +210,7 @@ def _loaded(given: Settings) -> set[str]:
     return set(models)
 
 
-def _print(found: list[Row]) -> None:
+def print_rows(found: list[Row]) -> None:
     if not found:
         output.note("no model passes these filters")
         return
@@ -167,54 +218,14 @@ def _print(found: list[Row]) -> None:
     for row in found:
         lines.append(row.cells(row.model.alias != last))
         last = row.model.alias
-    output.table(_COLUMNS, lines)
-
-
-@click.command("search")
-@click.argument("text")
-@click.option("--gguf", "wanted", flag_value="gguf", help="On the hub: only repositories with GGUF files.")
-@click.option("--onnx", "wanted", flag_value="onnx", help="On the hub: only repositories with ONNX files.")
-@click.option("--sort", type=click.Choice(["downloads", "date"]), default="downloads", show_default=True,
-              help="Order of the hub's results.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Most hub results.")
-@click.option("--local", is_flag=True, help="Only the built-in catalog.")
-@context.json_option
-def search_models(text: str, wanted: str | None, sort: str, limit: int, local: bool, as_json: bool) -> None:
-    """Search the catalog, and Hugging Face where there is a network."""
-    import asyncio
-    from typing import Literal, cast
-
-    from localfoundry.errors import SourceError
-    from localfoundry.sources.search import search_hub
-
-    given = context.settings()
-    matching = filters.search(context.catalog(given).models, text)
-    here = rows(matching, context.store(given).current(), every_variant=False)
-    hub, problem = [], None
-    if not local:
-        fmt = cast(Literal["gguf", "onnx"] | None, wanted)
-        order = cast(Literal["downloads", "date"], sort)
-        try:
-            hub = asyncio.run(search_hub(text, fmt=fmt, sort=order, limit=limit, offline=given.offline))
-        except SourceError as exc:
-            problem = exc
-    if as_json:
-        import msgspec
-
-        hub_document = [msgspec.to_builtins(h) for h in hub]
-        reason = problem.message if problem else None
-        output.document({"models": [row.document() for row in here], "hub": hub_document, "hubError": reason})
+    if found[0].glance is None:
+        output.table(_COLUMNS, lines)
         return
-    if here:
-        _print(here)
-    else:
-        output.note(f"nothing in the catalog matches {text!r}")
-    if hub:
-        output.data("\nOn the hub (foundry model download hf:REPOSITORY):")
-        cells = [[h.repo, str(h.downloads), h.license or "unknown", (h.updated_at or "")[:10]] for h in hub]
-        output.table(("Repository", "Downloads", "License", "Updated"), cells)
-    if problem is not None:
-        output.note(f"the hub was not searched: {problem.message}")
+    from localfoundry.cli import prospects
+
+    for line, figures in zip(lines, prospects.words(found), strict=True):
+        line += figures
+    output.table((*_COLUMNS, *prospects.COLUMNS), lines)
 
 
 @click.command("info")

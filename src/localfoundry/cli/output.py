@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from localfoundry.errors import FoundryError
 
 _DIM, _RED, _RESET = "\x1b[2m", "\x1b[31m", "\x1b[0m"
+_AT_ONCE = 1000  # lines that are written in one piece
 _INDENT = "    "  # of what goes on from the line above
 
 
@@ -59,20 +61,20 @@ def shows_progress() -> bool:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, prefix: str = "") -> None:
     """Rows under their headings; on a terminal that is too narrow each row takes several lines."""
     room = shutil.get_terminal_size().columns - len(prefix) if sys.stdout.isatty() else None
-    for line in folded(columns, rows, room):
-        data(prefix + line)
+    lines = folded(columns, rows, room)
+    while some := list(islice(lines, _AT_ONCE)):
+        data("\n".join(prefix + line for line in some))
 
 
-def folded(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> list[str]:
+def folded(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> Iterator[str]:
     """The lines of a table in `room` characters; None: in as many as it takes."""
-    widths = [max([len(column), *(len(row[i]) for row in rows)]) for i, column in enumerate(columns)]
-    lines = []
-    for row in [columns, *rows]:
-        for number, line in enumerate(_lines(widths, room)):
-            text = "  ".join(row[i].ljust(widths[i]) for i in line).rstrip()
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    forms = ["  ".join(f"{{{i}:<{widths[i]}}}" for i in line) for line in _lines(widths, room)]
+    for row in chain([columns], rows):
+        for number, form in enumerate(forms):
+            text = form.format(*row).rstrip()
             if text or number == 0:
-                lines.append((_INDENT if number else "") + text)
-    return lines
+                yield (_INDENT if number else "") + text
 
 
 def _lines(widths: Sequence[int], room: int | None) -> list[list[int]]:

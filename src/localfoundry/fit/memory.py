@@ -104,13 +104,27 @@ class Memory:
 
         What is taken only as the context fills is in the total, and at the low end it is not.
         """
-        return Interval(self.total, sum(term.low for term in self.terms), sum(term.high for term in self.terms))
+        low = high = 0.0
+        for term in self.terms:
+            low += term.low
+            high += term.high
+        return Interval(self.total, low, high)
 
 
 def memory(shape: ModelShape, load: Load) -> Memory:
     """Bytes by purpose, once the model has answered: untouched buffers cost nothing before that."""
+    return with_buffers(shape, load, buffers(shape, load))
+
+
+def with_buffers(shape: ModelShape, load: Load, rest: tuple[Term, ...]) -> Memory:
+    """`memory`, where `buffers` of the same dimensions and load are known already, from another quantization."""
+    return Memory((*(term for term in _weights(shape, load) if term.size_bytes), *rest))
+
+
+def buffers(shape: ModelShape, load: Load) -> tuple[Term, ...]:
+    """Everything but the weights: it does not depend on how those are quantized."""
     unsure = 0.0 if shape.certain and shape.exact else _UNCERTAIN_SPREAD
-    terms = [*_weights(shape, load), _kv_cache(shape, load, unsure)]
+    terms = [_kv_cache(shape, load, unsure)]
     state = sum(kind.count * kind.state for kind in shape.layers) * 4 * load.parallel
     if state:
         terms.append(Term("state", state, unsure, f"{load.parallel} sequences of recurrent state in f32"))
@@ -124,7 +138,7 @@ def memory(shape: ModelShape, load: Load) -> Memory:
     words = f"{_PROCESS_BYTES / 1e6:.0f} MB + for the vocabulary, each text {_BYTES_PER_TOKEN} bytes, and "
     words += f"{_SAMPLER_BYTES:.0f} more for each request"
     terms.append(Term("process", process, _PROCESS_SPREAD, words))
-    return Memory(tuple(term for term in terms if term.size_bytes))
+    return tuple(term for term in terms if term.size_bytes)
 
 
 def cells(context: int) -> int:
@@ -171,7 +185,7 @@ def _weights(shape: ModelShape, load: Load) -> list[Term]:
     spread, words = 0.0, "tensors used as they are in the file"
     if not shape.exact:
         spread = _MIX_SPREAD if shape.sized else _UNCERTAIN_SPREAD
-        words = "of the file's size" if shape.sized else "five bits for each parameter: no file is known"
+        words = "of the file's size" if shape.sized else "so many bits for each parameter: no file is known"
     terms = [Term("weights", in_place, spread, words)]
     if copies:
         kinds = ", ".join(sorted({group.type for group in copied}))

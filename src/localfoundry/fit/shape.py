@@ -21,6 +21,13 @@ _MIXES = {
     "Q5_K_M": (("Q5_K", 0.72), ("Q6_K", 0.28)), "Q5_K_S": (("Q5_K", 1.0),), "Q3_K_M": (("Q3_K", 0.7), ("Q5_K", 0.3)),
     "Q3_K_L": (("Q3_K", 0.6), ("Q5_K", 0.4)), "Q2_K_S": (("Q2_K", 0.8), ("Q4_K", 0.2)),
 }  # fmt: skip
+# Bits for each parameter of files called so: of plain types by ggml's blocks (ggml-common.h), of mixes as usual.
+_BITS = {
+    "F32": 32.0, "F16": 16.0, "BF16": 16.0, "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_K_M": 5.7, "Q5_K_S": 5.55, "Q5_1": 6.0,
+    "Q5_0": 5.5, "Q4_K_M": 4.85, "Q4_K_S": 4.6, "Q4_1": 5.0, "Q4_0": 4.5, "IQ4_NL": 4.5, "IQ4_XS": 4.3, "MXFP4": 4.25,
+    "Q3_K_L": 4.2, "Q3_K_M": 3.9, "Q3_K_S": 3.5, "Q2_K": 3.2, "Q2_K_S": 2.8,
+}  # fmt: skip
+_UNKNOWN_BITS = 5.0
 _BYTES_PER_TEXT = 16  # of a vocabulary, with its length; measured over the usual ones
 
 
@@ -46,11 +53,11 @@ def of_catalog(
 ) -> ModelShape:
     """The shape of a plain decoder from a catalog's facts: good for a first answer, and marked as not exact.
 
-    `size_bytes` of the file; where that is not known, parameters at five bits.
+    `size_bytes` of the file; where that is not known, parameters at the bits of the quantization, else at five.
     """
     a = architecture
     parameters = a.parameters()
-    size = size_bytes or int(parameters * 5 / 8)
+    size = size_bytes or int(parameters * _BITS.get(quantization or "", _UNKNOWN_BITS) / 8)
     embedding = a.vocab_size * a.hidden_size
     share = embedding / parameters
     mix = _MIXES.get(quantization or "", ((quantization or "Q4_K", 1.0),))

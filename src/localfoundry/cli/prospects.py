@@ -1,0 +1,164 @@
+"""Fit and speed of listed models on this machine: looked up, put in order, said in words and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from localfoundry import instance
+from localfoundry.advice.glance import Fit, Glance, Glances
+from localfoundry.advice.machine import Means, of_this
+from localfoundry.advice.prospects import in_full
+from localfoundry.cli import output
+from localfoundry.config import Settings
+from localfoundry.engines import llama_fit
+from localfoundry.fit.calibration import Calibration
+from localfoundry.fit.interval import Interval
+from localfoundry.units import format_bytes
+
+if TYPE_CHECKING:
+    from localfoundry.cli.models import Row
+    from localfoundry.formats.shape import ModelShape
+
+COLUMNS = ("Context", "Memory", "Fits", "Tokens/s")
+Order = Literal["speed", "size", "memory", "name"]
+_FITS: dict[Fit, str] = {"fits": "yes", "not now": "not now", "never": "no", "unknown": "unknown"}
+_LEFT_OUT: dict[Fit, str] = {"never": "do not fit", "not now": "would if other programs gave memory back",
+                             "unknown": "cannot be told"}  # fmt: skip
+
+
+def here(given: Settings) -> Means:
+    """This machine as of now. Blocks for 0.3 s the first time, while the bandwidth of the memory is measured."""
+    from localfoundry.hardware.survey import Probe, survey
+
+    machine = survey(given.home, Probe.NEVER)
+    if machine.bandwidth is None:
+        machine = survey(given.home, Probe.ONCE)
+    return of_this(machine, given, _held(given))
+
+
+def _held(given: Settings) -> int:
+    """Bytes of this service's models, which give way to a load."""
+    state = instance.running(given)
+    if state is None:
+        return 0
+    import psutil
+
+    from localfoundry.service.memory import private_bytes
+
+    try:
+        workers = psutil.Process(state.pid).children()
+    except psutil.Error:
+        return 0
+    return sum(private_bytes(worker.pid) or 0 for worker in workers)
+
+
+class Outlook:
+    """What is said of each row of a list, for one machine and one wish for the context."""
+
+    def __init__(self, given: Settings, context: int | None) -> None:
+        self._given = given
+        self._glances = Glances(here(given), context, Calibration(given.home / "calibration.json"))
+
+    def look(self, rows: Sequence[Row], *, fitting: bool) -> list[Row]:
+        """The rows with their glance; `fitting`: only those that fit, and a note that counts the others."""
+        kept, left_out = [], Counter[tuple[Fit, str]]()
+        for row in rows:
+            if row.manifest is not None:
+                row.glance = self._glances.of(row.model, row.effective_variant(), self._shape(row))
+            elif fitting and self._glances.too_large(row.variant):
+                left_out["never", ""] += 1
+                continue
+            else:
+                row.glance = self._glances.of(row.model, row.variant)
+            if not fitting or row.glance.fit == "fits":
+                kept.append(row)
+            else:
+                left_out[row.glance.fit, row.glance.why] += 1
+        if left_out:
+            _tell(left_out)
+        return kept
+
+    def document(self, row: Row) -> dict[str, Any]:
+        """The figures of one row; each is null, or a value with its 90 % interval and where it comes from."""
+        found = in_full(self._glances, row.model, row.effective_variant(), self._shape(row))
+        return {
+            "fit": found.fit,
+            "context": found.context,
+            "largestContext": found.largest_context,
+            "memoryBytes": _figure(found.memory, whole=True),
+            "decodeTokensPerSecond": _figure(found.decode),
+            "prefillTokensPerSecond": _figure(found.prefill),
+            "firstTokenSeconds": _figure(found.first_token_s),
+            "loadSeconds": _figure(found.load_s),
+            "whyUnknown": found.why_unknown or None,
+        }
+
+    def _shape(self, row: Row) -> ModelShape | None:
+        """Of the version that is here; its file is read where an older release did not keep the shape."""
+        if row.manifest is None or row.manifest.format != "gguf":
+            return None
+        from localfoundry.cli import context
+
+        return llama_fit.shape_of(row.manifest, context.store(self._given).main_file(row.manifest))
+
+
+def ordered(rows: Sequence[Row], order: Order) -> list[Row]:
+    """Fastest, smallest or alphabetically first; what is not known comes last, and equals keep their order."""
+    keys: dict[Order, Callable[[Row], tuple[bool, float]]] = {
+        "speed": lambda row: _key(row.glance.decode if row.glance else None, -1),
+        "memory": lambda row: _key(row.glance.memory if row.glance else None, 1),
+        "size": lambda row: (row.size_bytes is None, row.size_bytes or 0),
+    }
+    if order == "name":
+        return sorted(rows, key=lambda row: row.model.alias.lower())
+    return sorted(rows, key=keys[order])
+
+
+def words(rows: Sequence[Row]) -> Iterator[Sequence[str]]:
+    """Of each row that was looked at the cells for COLUMNS; said once where several rows share a glance."""
+    said: dict[int, Sequence[str]] = {}
+    for row in rows:
+        assert row.glance is not None
+        key = id(row.glance)  # the rows keep it alive
+        if key not in said:
+            said[key] = _cells(row.glance)
+        yield said[key]
+
+
+def _cells(glance: Glance) -> Sequence[str]:
+    """A model that writes nothing has no rate."""
+    memory = format_bytes(int(glance.memory.value) if glance.memory else None)
+    speed = rate(glance.decode) if glance.decode or glance.memory is None or glance.why else "-"
+    return str(glance.context), memory, _FITS[glance.fit], speed
+
+
+def rate(figure: Interval | None) -> str:
+    """`31 (16 to 62) predicted`."""
+    if figure is None:
+        return "unknown"
+    value, low, high = (f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+                        for number in (figure.value, figure.low, figure.high))  # fmt: skip
+    return f"{value} ({low} to {high}) {figure.source}"
+
+
+def _key(figure: Interval | None, sign: int) -> tuple[bool, float]:
+    return (True, 0.0) if figure is None else (False, sign * figure.value)
+
+
+def _figure(figure: Interval | None, *, whole: bool = False) -> dict[str, Any] | None:
+    if figure is None:
+        return None
+    numbers = (figure.value, figure.low, figure.high)
+    value, low, high = map(int, numbers) if whole else (round(number, 3) for number in numbers)
+    return {"value": value, "low": low, "high": high, "source": figure.source}
+
+
+def _tell(left_out: Counter[tuple[Fit, str]]) -> None:
+    """How many are not shown and why; which fact is missing of what is not known."""
+    ordered = sorted(left_out.items(), key=lambda item: list(_LEFT_OUT).index(item[0][0]))
+    parts = [f"{count} that {_LEFT_OUT[fits]}" + (f" ({why})" if fits == "unknown" else "")
+             for (fits, why), count in ordered]  # fmt: skip
+    output.note(f"not shown: {', '.join(parts)}; see them with: foundry model list --sort memory")
+    output.note("  why one does not fit: foundry model info NAME --explain")

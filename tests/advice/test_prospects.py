@@ -1,0 +1,208 @@
+"""What a variant would mean on a machine: fit, figures, and the fact that is missing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advice.test_machine import NAMES, recorded
+from localfoundry import config, fit
+from localfoundry.advice import glance
+from localfoundry.advice.glance import Glances, shape_of
+from localfoundry.advice.machine import Means, measured_as, of_other, of_this
+from localfoundry.advice.prospects import prospect
+from localfoundry.catalog.lookup import Catalog
+from localfoundry.catalog.model import Model, Variant
+from localfoundry.fit.calibration import Calibration, Note
+from localfoundry.formats.shape import LayerKind
+from localfoundry.service import planning
+
+MODELS = Catalog.load().models
+ROOMY = Means("test", 64 * 10**9, 60 * 10**9, 10**12, fit.Processor(20e9, 4), "avx2", measured_as())
+
+
+def sized(alias: str, size_bytes: int | None = 5 * 10**9, quantization: str | None = "Q4_K_M") -> tuple[Model, Variant]:
+    """A model of the catalog with a GGUF of this size."""
+    model = Catalog.load().require(alias)[0]
+    variant = next(v for v in model.variants if v.format == "gguf")
+    return model, msgspec.structs.replace(variant, size_bytes=size_bytes, quantization=quantization)
+
+
+def with_memory(memory_bytes: int | None, free_bytes: int | None) -> Means:
+    return replace(ROOMY, memory_bytes=memory_bytes, free_bytes=free_bytes)
+
+
+def test_the_usual_context_is_the_one_that_a_load_gets() -> None:
+    assert glance.DEFAULT_CONTEXT == planning.DEFAULT_CONTEXT
+    assert glance.SMALLEST_CONTEXT == planning.SMALLEST_CONTEXT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_every_recorded_machine_each_model_has_figures_or_a_reason(name: str, tmp_path: Path) -> None:
+    for probed in (True, False):
+        told = recorded(name, tmp_path, probed=probed)
+        for means in (of_this(told, config.load()), of_other(told, config.load(), name)):
+            glances = Glances(means)
+            for model in MODELS:
+                for variant in model.variants:
+                    found = glances.of(model, variant)
+                    if found.fit == "unknown" or found.memory is None:
+                        assert found.why
+                    if means.processor is None:
+                        assert found.decode is None
+                        assert found.why or found.fit == "never"
+
+
+def test_a_small_model_fits_a_large_machine_with_all_figures() -> None:
+    found = prospect(*sized("qwen2.5-7b"), ROOMY)
+    assert found.fit == "fits" and not found.why_unknown
+    assert found.context == 8192 and found.largest_context == found.trained_context == 32768
+    for figure in (found.memory, found.decode, found.prefill, found.first_token_s, found.load_s):
+        assert figure is not None and 0 < figure.low < figure.value < figure.high
+        assert figure.source == "predicted"
+    assert found.memory is not None and found.memory.value > 5 * 10**9
+
+
+def test_what_would_fit_with_memory_given_back_is_told_from_what_never_will() -> None:
+    model, variant = sized("qwen2.5-7b")
+    assert prospect(model, variant, with_memory(64 * 10**9, 10**9)).fit == "not now"
+    assert prospect(model, variant, with_memory(4 * 10**9, 4 * 10**9)).fit == "never"
+
+
+def test_the_context_gives_way_before_the_model_does() -> None:
+    model, variant = sized("qwen2.5-7b")
+    whole = prospect(model, variant, ROOMY)
+    assert whole.memory is not None
+    short = int(whole.memory.value) - 100_000_000
+    found = prospect(model, variant, with_memory(short, short))
+    assert found.fit == "fits" and 512 <= found.context < 8192
+    assert prospect(model, variant, with_memory(short, short), context=8192).fit == "never"
+
+
+def test_a_context_beyond_the_training_never_fits() -> None:
+    model, variant = sized("qwen2.5-7b")
+    assert prospect(model, variant, ROOMY, context=32768).fit == "fits"
+    assert prospect(model, variant, ROOMY, context=32769).fit == "never"
+
+
+def test_what_is_missing_is_named_and_nothing_is_guessed() -> None:
+    model, variant = sized("qwen2.5-7b")
+    onnx = msgspec.structs.replace(variant, format="onnx")
+    shapeless = msgspec.structs.replace(model, architecture=None)
+    cases = [
+        (prospect(model, onnx, ROOMY), "no engine here runs onnx files"),
+        (prospect(shapeless, variant, ROOMY), "layers and widths"),
+        (prospect(model, variant, with_memory(None, None)), "how much memory the machine has"),
+        (prospect(model, variant, with_memory(10**10, None)), "how much memory is free"),
+    ]
+    for found, words in cases:
+        assert found.fit == "unknown" and words in found.why_unknown
+    assert all(found.decode is None and found.memory is None for found, _ in cases[:2])
+    unprobed = prospect(model, variant, replace(ROOMY, processor=None))
+    assert unprobed.fit == "fits" and unprobed.decode is None and "bandwidth" in unprobed.why_unknown
+
+
+def test_a_file_larger_than_the_memory_needs_no_shape_to_be_refused() -> None:
+    model, variant = sized("qwen2.5-7b", 10**12)
+    shapeless = msgspec.structs.replace(model, architecture=None)
+    assert prospect(shapeless, variant, ROOMY).fit == "never"
+
+
+def test_where_the_size_is_assumed_only_a_whole_interval_decides() -> None:
+    model, variant = sized("qwen2.5-7b", None)
+    found = prospect(model, variant, ROOMY)
+    assert found.fit == "fits" and found.memory is not None
+    assert found.memory.high - found.memory.low > 0.3 * found.memory.value
+    between = int((found.memory.value + found.memory.high) / 2)
+    edge = prospect(model, variant, with_memory(between, between), context=8192)
+    assert edge.fit == "unknown" and "size of its file" in edge.why_unknown
+
+
+@pytest.mark.parametrize(("quantization", "bits"), [("Q4_0", 4.5), ("Q8_0", 8.5), ("F16", 16)])
+def test_without_a_size_the_quantization_says_how_many_bits(quantization: str, bits: float) -> None:
+    """Q8_0 was once taken for five bits, as every file of unknown size: 40 % too little."""
+    model, variant = sized("qwen2.5-7b", None, quantization)
+    shape = shape_of(model, variant)
+    assert shape is not None and model.parameters is not None
+    assert shape.weight_bytes == pytest.approx(model.parameters * bits / 8, rel=0.01)
+
+
+def test_an_embedding_model_reads_and_has_no_decode_rate() -> None:
+    found = prospect(*sized("qwen3-embedding-0.6b", 6 * 10**8, "Q8_0"), ROOMY)
+    assert found.decode is None and found.prefill is not None and not found.why_unknown
+
+
+def test_measured_here_measured_by_others_and_predicted_are_told_apart(tmp_path: Path) -> None:
+    model, variant = sized("qwen2.5-7b")
+    variant = msgspec.structs.replace(variant, sha256="a" * 64)
+    others = Calibration(tmp_path / "others.json")
+    others.add(Note("decode", "", "elsewhere", "Q4_K", "a" * 64, 2.0, here=False))
+    own = Calibration(tmp_path / "own.json")
+    own.add(Note("decode", "", measured_as(), "Q4_K", "a" * 64, 2.0))
+    plain = prospect(model, variant, ROOMY).decode
+    assert plain is not None
+    for calibration, source in ((others, "measured by others"), (own, "measured here")):
+        found = prospect(model, variant, ROOMY, calibration=calibration).decode
+        assert found is not None and found.source == source
+        assert found.value == pytest.approx(2 * plain.value)
+    elsewhere = replace(ROOMY, measured_as=None)
+    assert prospect(model, variant, elsewhere, calibration=own).decode == plain
+
+
+def test_the_shape_of_the_version_that_is_here_counts_more_than_the_catalog() -> None:
+    model, variant = sized("qwen2.5-7b")
+    shape = shape_of(model, variant)
+    assert shape is not None
+    exact = msgspec.structs.replace(shape, exact=True, layers=(replaced(shape.layers[0], count=1),))
+    found, guessed = prospect(model, variant, ROOMY, shape=exact), prospect(model, variant, ROOMY)
+    assert found.memory is not None and guessed.memory is not None
+    assert found.memory.value < guessed.memory.value
+
+
+def replaced(value: LayerKind, **changes: int) -> LayerKind:
+    return msgspec.structs.replace(value, **changes)
+
+
+def test_a_glance_is_the_estimators_own_figure_and_shared_by_twins() -> None:
+    """Buffers are kept per architecture and sizes rounded: neither may move a figure by more than 0.03 %."""
+    glances = Glances(ROOMY)
+    for size in (4_999_900_000, 5 * 10**9):
+        for alias in ("qwen2.5-7b", "llama-3.1-8b"):
+            model, variant = sized(alias, size)
+            assert model.architecture is not None
+            found = glances.of(model, variant)
+            exact = fit.memory(fit.of_catalog(model.architecture, size, "Q4_K_M"), fit.Load(8192))
+            assert found.memory is not None
+            assert found.memory.value == pytest.approx(exact.total, rel=3e-4)
+    model, variant = sized("qwen2.5-7b")
+    assert glances.of(model, variant) is glances.of(model, msgspec.structs.replace(variant, size_bytes=5 * 10**9 + 1))
+
+
+_BYTES = st.integers(10**8, 10**11)
+
+
+@given(
+    index=st.integers(0, len(MODELS) - 1), size=st.none() | _BYTES, context=st.none() | st.integers(512, 40_000),
+    memory=_BYTES, free_share=st.floats(0, 1), more=st.integers(0, 10**11),
+)  # fmt: skip
+def test_more_memory_never_turns_a_fit_into_less(
+    index: int, size: int | None, context: int | None, memory: int, free_share: float, more: int
+) -> None:
+    model = MODELS[index]
+    variant = msgspec.structs.replace(model.variants[0], size_bytes=size)
+    free = int(memory * free_share)
+    before = prospect(model, variant, with_memory(memory, free), context=context)
+    after = prospect(model, variant, with_memory(memory + more, free + more), context=context)
+    if before.fit == "fits":
+        assert after.fit == "fits" and after.context >= before.context
+    if after.fit == "never":
+        assert before.fit == "never"
+    if before.fit == "not now":
+        assert after.fit in ("fits", "not now", "unknown")
+    if before.largest_context is not None:
+        assert after.largest_context is not None and after.largest_context >= before.largest_context
