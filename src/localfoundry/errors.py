@@ -33,6 +33,7 @@
     │   ├── ModelGone            404  an adopted model whose owner removed it
     │   └── ModelChanged         400  an adopted model whose owner changed its bytes
     ├── LockMismatch             400  what is here is not what a lock file says
+    ├── NothingPasses            404  no model fulfils every wish
     ├── ServiceError             503  the local service
     │   ├── ServiceNotRunning    503
     │   ├── ServiceStartFailed   503
@@ -363,6 +364,14 @@ class LockMismatch(FoundryError):
     code = "lock_mismatch"
     status = 400
     type = "lock_error"
+
+
+class NothingPasses(FoundryError):
+    """No model fulfils every wish; which wishes exclude everything was told, and the hint is what somebody passes."""
+
+    code = "nothing_passes"
+    status = 404
+    type = "invalid_request_error"
 
 
 class ServiceError(FoundryError):

@@ -111,6 +111,7 @@ TOP = {
     "status": "server:status",
     "top": "top:top",
     "hardware": "hardware:hardware",
+    "recommend": "recommend:recommend",
     "restart": "service:restart",
     "lock": "lock:lock",
     "sync": "lock:sync",
