@@ -4,7 +4,7 @@
     python benchmarks/fit.py --only Gemma         those whose name has it, printed and not kept
     python benchmarks/fit.py --constants          the process's own bytes, fitted to half of the kept loads
     python benchmarks/fit.py --docs               docs/fit.md, written from the kept loads
-    python benchmarks/fit.py --speed              decode, prefill and load time, on a quiet machine
+    python benchmarks/fit.py --speed types        decode, prefill and load time, on a quiet machine: see fit_speed.py
 
 Each load is the bundled worker's, in a process of its own, used by as many requests as it has sequences and a prompt
 longer than a batch, so that every buffer has been touched. What is compared is the resident memory after that.
@@ -175,7 +175,10 @@ def main() -> None:
     options.add_argument("--only", default="", help="only loads whose name has this; nothing is kept")
     options.add_argument("--constants", action="store_true")
     options.add_argument("--docs", action="store_true")
-    options.add_argument("--speed", action="store_true")
+    options.add_argument("--speed", choices=("types", "shapes", "mixed", "more"), help="measure speeds: one window")
+    options.add_argument("--speed-constants", action="store_true", help="the rates, fitted to part of the kept speeds")
+    options.add_argument("--files", type=Path, help="where files are kept for --speed; written if they are not there")
+    options.add_argument("--only-files", action="store_true", help="write the files for --speed, and do no more")
     chosen = options.parse_args()
     if chosen.constants:
         constants()
@@ -183,10 +186,17 @@ def main() -> None:
         import fit_docs
 
         fit_docs.write(KEPT, kept_loads())
+    elif chosen.speed_constants:
+        import fit_rates
+
+        fit_rates.main()
     elif chosen.speed:
         import fit_speed
 
-        fit_speed.main(chosen.starter)
+        folder = chosen.files or Path(tempfile.mkdtemp(prefix="fit-"))
+        fit_speed.write_files(chosen.starter, folder, chosen.speed)
+        if not chosen.only_files:
+            fit_speed.measure(folder, chosen.speed, lambda window: fit_speed.keep(folder, window, _machine()))
     else:
         kept = run(chosen.starter, chosen.only)
         if not chosen.only:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import fit_speed_docs
 import other_tools
 from fit_loads import Options
 
@@ -46,14 +47,15 @@ window or a recurrent state once they are used: for each request place, copies o
 
 ## How fast
 
-Decode: the longer of reading (active weights and the keys and values so far, over the bandwidth) and multiplying (two
-operations for each active weight, over the kernel's rate), and a little for each layer. Prefill: operations over the
-kernel's rate. Load: process, vocabulary, weights, cache, and the disk where its rate is given. The rates are from one
-machine; the interval before anything was measured here is a factor of two either way. Every load and every bench
-corrects the next estimate, which then says `measured here`. `python benchmarks/fit.py --speed` compares; its figures
-are not on this page yet.
+Decode: for each type of weights the longer of reading them (over the probed bandwidth) and multiplying with them (two
+operations for each active weight, over the kernel's rate on all cores), added as fourth powers since both overlap; then
+the attention over the keys and values so far, and a little for each layer. Prefill: operations over the kernels' rates,
+the head's only for the last token, attention, and norms and activations value by value. Load: process, vocabulary,
+weights, cache, from the page cache. `foundry model info MODEL --explain` shows the terms. Every load and every bench
+(`foundry bench`) corrects the next estimate, which then says `measured here`; without a probe of the memory there is no
+figure. How far off that was is [below](#speed-measured).
 
-## Measured
+## Memory, measured
 
 """
 
@@ -64,7 +66,7 @@ def write(source: Path, kept: list[Kept]) -> None:
     rows = [_row(one, form, predicted, parameters[one["file"]]) for one, form, predicted in kept]
     spreads = {t.purpose: f"{t.spread:.0%}" for t in kept[0][2].terms}
     text = _HEAD.format(compute=spreads["compute"], process=spreads["process"])
-    text += _summary(rows, kept, machine) + _by_file(rows) + _all(rows)
+    text += _summary(rows, kept, machine) + _by_file(rows) + fit_speed_docs.section() + _all(rows)
     PAGE.write_text(text, encoding="utf-8")
 
 
@@ -124,7 +126,7 @@ def _by_file(rows: list[dict[str, Any]]) -> str:
 
 
 def _all(rows: list[dict[str, Any]]) -> str:
-    text = "## Every load\n\n| model and type | context | requests | cache | measured, MB | predicted, MB | error "
+    text = "\n## Every load\n\n| model and type | context | requests | cache | measured, MB | predicted, MB | error "
     text += "| llmfit | whichllm |\n|---|---|---|---|---|---|---|---|---|\n"
     for row in rows:
         o = row["options"]

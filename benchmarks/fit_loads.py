@@ -29,13 +29,14 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a load is asked for. `cache`: the type of keys and values."""
+    """What a load is asked for. `cache`: the type of keys and values; `threads` 0: as many as the engine takes."""
 
     context: int
     parallel: int
     cache: str = "f16"
     flash_attention: str = "auto"
     embeddings: bool = False
+    threads: int = 0
 
     @property
     def engine_arguments(self) -> tuple[str, ...]:
@@ -44,6 +45,8 @@ class Options:
             given += [f"cache_type_{of}=GGML_TYPE_{self.cache.upper()}" for of in ("k", "v")]
         if self.flash_attention != "auto":
             given.append(f"flash_attn_type=LLAMA_FLASH_ATTN_TYPE_{self.flash_attention.upper()}")
+        if self.threads:
+            given += [f"cpuparams{of}.n_threads={self.threads}" for of in ("", "_batch")]
         return tuple(given)
 
 
@@ -115,6 +118,7 @@ def _worker(model: Path, options: Options, folder: Path, *, timed: bool) -> Iter
     try:
         log = _until_ready(worker.stderr)
         load_s = time.perf_counter() - began
+        guard.cancel()
         drain.start()
         transport = httpx2.HTTPTransport(uds=str(socket))
         with httpx2.Client(transport=transport, base_url="http://worker", timeout=300) as client:

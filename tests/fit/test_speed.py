@@ -47,8 +47,8 @@ def test_more_bandwidth_and_more_cores_are_never_slower(
 def test_the_time_of_a_token_is_the_sum_of_what_is_shown() -> None:
     for one in loads():
         found = decode(one.shape, one.load, MACHINE, 500)
-        longer = max(found.terms["memory"], found.terms["arithmetic"])
-        assert abs(1 / found.value - longer - found.terms["steps"]) < 1e-9
+        assert abs(1 / found.value - sum(found.terms.values())) < 1e-9
+        assert found.terms.keys() == found.words.keys() == {"weights", "attention", "steps"}
         assert found.interval.source == "predicted"
         assert found.interval.low < found.value < found.interval.high
         assert load_time(one.shape, one.load, MACHINE).value > 0

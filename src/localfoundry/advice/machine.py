@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from localfoundry import fit
+from localfoundry.advice.processor import processor_of
 from localfoundry.config import Settings
-from localfoundry.hardware.machine import Cpu, Disk, Machine
+from localfoundry.hardware.machine import Disk, Machine
 
 _ARM = ("arm64", "aarch64")
-_ISA = {
-    "AVX2": "avx2", "AVX-512F": "avx512", "AVX512-VNNI": "avx512_vnni", "AVX-VNNI": "avxvnni",
-    "AMX-INT8": "amx_int8", "NEON": "neon", "I8MM": "i8mm",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +64,9 @@ def _means(machine: Machine, limit: int | None, available: int | None, reserve: 
         memory_bytes=None if limit is None else max(limit - reserve, 0),
         free_bytes=None if available is None else max(available - reserve, 0),
         disk_free_bytes=disk,
-        processor=_processor(machine),
+        processor=processor_of(machine),
         isa="neon" if machine.cpu.architecture.lower() in _ARM else "avx2",
     )
-
-
-def _processor(machine: Machine) -> fit.Processor | None:
-    """Kernels run on the performance cores where there are both kinds, and on no more than a container leaves."""
-    cores = _cores(machine.cpu)
-    if cores is None or machine.bandwidth is None:
-        return None
-    isa = tuple(_ISA[name] for name in machine.cpu.instructions or () if name in _ISA)
-    return fit.Processor(machine.bandwidth.bytes_per_s, cores, isa)
-
-
-def _cores(cpu: Cpu) -> int | None:
-    cores = cpu.performance_cores or cpu.physical_cores or cpu.logical_cores
-    return _least(cores, cpu.usable)
 
 
 def _holding(disks: tuple[Disk, ...], folder: Path) -> Disk | None:

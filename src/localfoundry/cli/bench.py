@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from localfoundry import instance
 from localfoundry.cli import context, output
@@ -13,6 +14,7 @@ from localfoundry.config import Settings
 from localfoundry.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from localfoundry.bench.expected import Expected
     from localfoundry.bench.run import Candidate, Measurement, Sample
     from localfoundry.instance import ServiceState
 
@@ -51,11 +53,12 @@ def bench(models: tuple[str, ...], rounds: int, max_tokens: tuple[int, ...], pro
             pull_model(given, model, quiet=as_json)
     state, _ = instance.start(given)
     result, loaded = _measure(given, state, candidates, rounds, seed)
-    facts = _facts(loaded)
+    facts, expected = _facts(loaded), _expected(given, result, loaded)
     if as_json:
-        output.document(report.document(result, facts))
+        told = {"expected": [msgspec.to_builtins(one) for one in expected]}
+        output.document(report.document(result, facts) | told)
     else:
-        _show(result, given, models, candidates)
+        _show(result, given, models, candidates, expected)
     return 130 if result.interrupted else 0
 
 
@@ -114,12 +117,44 @@ def _facts(loaded: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _show(result: Measurement, given: Settings, models: tuple[str, ...], candidates: list[Candidate]) -> None:
+def _expected(given: Settings, result: Measurement, loaded: dict[str, dict[str, Any]]) -> list[Expected]:
+    """What the estimator expected of what was measured, which corrects it; nothing where it cannot say."""
+    from localfoundry import engines
+    from localfoundry.advice.processor import processor_of
+    from localfoundry.bench.expected import compared
+    from localfoundry.engines import llama_fit
+    from localfoundry.hardware.survey import Probe, survey
+    from localfoundry.service import learning
+
+    found: list[Expected] = []
+    for outcome in result.outcomes:
+        manifest = context.cached(given, outcome.candidate.model)
+        if manifest is None or manifest.format != "gguf" or outcome.candidate.model not in loaded or not outcome.good:
+            continue
+        engine = engines.choose(manifest.format).version(given)
+        processor = processor_of(survey(given.home, Probe.NEVER), native=engine.startswith("native "))
+        shape = llama_fit.shape_of(manifest, context.store(given).main_file(manifest))
+        if processor is None or shape is None:
+            continue
+        chosen = given.defaults_for((manifest.alias, manifest.name, manifest.id))
+        size = int(loaded[outcome.candidate.model]["context"])
+        load = llama_fit.load_of(manifest.tasks, size, chosen.parallel or given.parallel, chosen.engine_arguments)
+        subject = learning.subject_of(engine, manifest, shape)
+        found += compared(outcome, shape, load, processor, subject, given.home / learning.FILE)
+    return found
+
+
+def _show(
+    result: Measurement, given: Settings, models: tuple[str, ...], candidates: list[Candidate], expected: list[Expected]
+) -> None:
     from localfoundry.bench import report
+    from localfoundry.bench.expected import words
 
     table = report.table(result)
     output.table(table.columns, table.rows)
     output.data()
+    for one in expected:
+        output.data(words(one))
     for name, meaning in report.DEFINITIONS.items():
         output.data(output.dim(f"{name}: {meaning}"))
     output.data()

@@ -22,19 +22,25 @@ _WORDS = {"weights": "weights", "rearranged": "weights, rearranged", "stale": "p
 
 def describe(given: Settings, manifest: Manifest | None, model: Model | None) -> dict[str, Any] | None:
     """The estimate for a cached version, else from the catalog's facts of its first GGUF; None: unknown."""
+    shape = shape_of(given, manifest, model)
+    if manifest is None:
+        return of_shape(given, shape, model.tasks if model else ())
+    chosen = given.defaults_for((manifest.alias, manifest.name, manifest.id))
+    parallel = chosen.parallel or given.parallel
+    return of_shape(given, shape, manifest.tasks, parallel, chosen.engine_arguments)
+
+
+def shape_of(given: Settings, manifest: Manifest | None, model: Model | None) -> ModelShape | None:
+    """Of a cached version, else from the catalog's facts of the first GGUF; None: unknown."""
     if manifest is not None:
         if manifest.format != "gguf":
             return None
-        names = (manifest.alias, manifest.name, manifest.id)
-        chosen = given.defaults_for(names)
-        shape = llama_fit.shape_of(manifest, context.store(given).main_file(manifest))
-        parallel = chosen.parallel or given.parallel
-        return of_shape(given, shape, manifest.tasks, parallel, chosen.engine_arguments)
+        return llama_fit.shape_of(manifest, context.store(given).main_file(manifest))
     if model is None or model.architecture is None:
         return None
     variant = next((v for v in model.variants if v.format == "gguf"), None)
     size, quantization = (variant.size_bytes, variant.quantization) if variant else (None, None)
-    return of_shape(given, fit.of_catalog(model.architecture, size, quantization), model.tasks)
+    return fit.of_catalog(model.architecture, size, quantization)
 
 
 def of_shape(

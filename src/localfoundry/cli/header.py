@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from localfoundry.cli import context, fit, output
+from localfoundry.cli import context, fit, output, speed
 from localfoundry.config import Settings
 from localfoundry.formats.summary import HeaderSummary
 from localfoundry.sources import reference
@@ -42,7 +42,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
     plan, summary, fetched = asyncio.run(work())
     facts = {"source": plan.source, "fileSizeBytes": plan.size_bytes, "fetchedBytes": fetched}
     said = {"license": plan.license or summary.license, "quantization": summary.quantization or plan.quantization}
-    return facts | _document(summary) | said | {"memory": fit.of_shape(given, summary.shape)}
+    return facts | _document(summary) | said | _estimates(given, summary)
 
 
 async def _plan(given: Settings, name: str, parsed: reference.Reference | None) -> PullPlan:
@@ -61,7 +61,12 @@ def _local(given: Settings, parsed: reference.LocalReference) -> dict[str, Any]:
     summary = of_path(path)
     size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
     facts = {"source": f"file:{path}", "fileSizeBytes": size, "fetchedBytes": 0}
-    return facts | _document(summary) | {"memory": fit.of_shape(given, summary.shape)}
+    return facts | _document(summary) | _estimates(given, summary)
+
+
+def _estimates(given: Settings, summary: HeaderSummary) -> dict[str, Any]:
+    memory = fit.of_shape(given, summary.shape)
+    return {"memory": memory, "speed": speed.describe(given, summary.shape, memory)}
 
 
 def _document(summary: HeaderSummary) -> dict[str, Any]:
@@ -107,6 +112,7 @@ def show(info: dict[str, Any]) -> None:
     line("File size", format_bytes(info["fileSizeBytes"]))
     show_template(info["template"])
     fit.show(info["memory"])
+    speed.show(info["speed"])
     if info["fetchedBytes"]:
         output.note(f"read {format_bytes(info['fetchedBytes'])} of it, nothing was downloaded")
 

@@ -8,7 +8,7 @@ import msgspec
 
 from localfoundry import engines
 from localfoundry.catalog.model import Model
-from localfoundry.cli import context, fit, output
+from localfoundry.cli import context, fit, output, speed
 from localfoundry.config import Settings, model_defaults
 from localfoundry.formats.template import TemplateCheck
 from localfoundry.store.adopted import Adoption, state_of
@@ -28,6 +28,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
     newest = manifest or (versions[-1] if versions else None)
     shape = (newest.architecture if newest else None) or (model.architecture if model else None)
     template, check = _template(given, newest)
+    memory = fit.describe(given, newest, model)
     return {
         "alias": alias,
         "names": list(model.names) if model else [],
@@ -42,7 +43,8 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "cached": [_version(given, m) for m in versions],
         "chatTemplate": template,
         "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
-        "memory": fit.describe(given, newest, model),
+        "memory": memory,
+        "speed": speed.describe(given, fit.shape_of(given, newest, model), memory, newest),
         "chosen": _chosen(given, alias, newest),
     }
 
@@ -118,6 +120,7 @@ def show(info: dict[str, Any]) -> None:
     _show_cached(info["cached"])
     _show_template(info)
     fit.show(info["memory"])
+    speed.show(info["speed"])
 
 
 def _show_template(info: dict[str, Any]) -> None:

@@ -232,14 +232,14 @@ def print_rows(found: list[Row]) -> None:
 @click.argument("name", metavar="MODEL")
 @click.option("--license", "only_license", is_flag=True, help="Only the licence.")
 @click.option("--remote", is_flag=True, help="Read the header where the model comes from, without downloading it.")
-@click.option("--explain", is_flag=True, help="Show what the memory of a load is made of, term by term.")
+@click.option("--explain", is_flag=True, help="Show what memory and speed are made of, term by term.")
 @context.json_option
 def model_info(name: str, only_license: bool, remote: bool, explain: bool, as_json: bool) -> None:
     """Show what is known of a model. What is not known is said to be unknown.
 
     MODEL may also be hf:ORG/REPO[:QUANT], a file or a folder: then its header is read, on the hub by range requests.
     """
-    from localfoundry.cli import fit, header
+    from localfoundry.cli import fit, header, speed
     from localfoundry.cli.info import describe, show
 
     given = context.settings()
@@ -252,5 +252,6 @@ def model_info(name: str, only_license: bool, remote: bool, explain: bool, as_js
         output.document(info)
     elif explain:
         fit.explain(name, info["memory"])
+        speed.explain(name, info["speed"])
     else:
         show(info)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from localfoundry.fit.context import ContextRow, largest_context, table
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.memory import Load, Memory, Term, memory
+from localfoundry.fit.processor import Processor
 from localfoundry.fit.shape import of_catalog, of_file
-from localfoundry.fit.speed import Processor, Speed, decode, load_time, prefill
+from localfoundry.fit.speed import Speed, decode, load_time, prefill
 
 __all__ = [
     "ContextRow", "Interval", "Load", "Memory", "Processor", "Speed", "Term", "decode", "largest_context", "load_time",

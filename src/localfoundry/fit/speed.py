@@ -1,70 +1,59 @@
 """How fast a model will be on processor cores: decode, prefill and load time, each from what limits it.
 
-Decoding one token reads every active weight and the keys and values so far, and multiplies with them: it takes the
-longer of both, and a little for each layer's steps. Prefill is arithmetic; a load is bytes off the disk. Rates of
-kernels differ by quantization and instruction set; those below are from one machine, so before anything is measured
-here the interval is wide, and `calibration.py` narrows it with every load and bench.
+Decoding one token reads every active weight and multiplies with it, whichever takes longer, then looks at the keys and
+values so far, and spends a little on each layer's steps. Prefill is arithmetic, the head's only for the last token; a
+load is bytes off the disk and through the warm-up. Rates are in `processor.py`. How sure a figure is depends on whether
+the machine is of the kind they were measured on; `calibration.py` narrows it with every load and bench.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.memory import Load, cells, kv_bytes_per_cell
+from localfoundry.fit.processor import RATES, Processor, Rates, kernel_rate
+from localfoundry.formats.gguf import bytes_per_value
 from localfoundry.formats.shape import ModelShape
 
-# Billions of operations a second on one core at about 2.6 GHz, two for each weight and token; the second column where a
-# build uses AVX-512 with VNNI, or NEON with i8mm. Q4_0, Q4_1 and Q8_0 were measured in prefill with a model of 135 M
-# parameters on one machine; the others are set beside the nearest of these until `benchmarks/fit.py --speed` has run.
-_PREFILL_GOPS = {
-    "F32": (30, 40), "F16": (45, 60), "BF16": (40, 90), "Q4_0": (108, 194), "Q4_1": (60, 59), "Q5_0": (55, 60),
-    "Q5_1": (50, 55), "Q8_0": (100, 123), "Q4_K": (100, 150), "Q5_K": (60, 65), "Q6_K": (60, 65), "Q3_K": (45, 50),
-    "Q2_K": (50, 90), "IQ4_NL": (90, 120),
-}  # fmt: skip
-_UNKNOWN_GOPS = (40, 45)
-_DECODE_GOPS_SHARE = 0.35  # of the rate in prefill: one token at a time uses the kernels less well
-_STREAM_SHARE = 0.85  # of the bandwidth of a plain read that matrices read row by row reach
-_LAYER_S = 40e-6  # for each layer: threads that meet after every step
-_TOKEN_S = 300e-6  # sampling and the server's own loop
 _START_S = 0.6  # a worker's process and its imports
 _WARM_UP_BYTES_PER_S = 2e9  # pages touched by the warm-up, from the page cache
 _REARRANGE_BYTES_PER_S = 0.4e9
 _TEXTS_PER_S = 400_000  # of the vocabulary
 
-# A 90 % interval, relative: factors around the prediction, before anything was measured on the machine.
-_UNMEASURED = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Processor:
-    """What a rate depends on: bytes a second that all cores read together, physical cores, and instruction sets.
-
-    `disk_bytes_per_s` None: the file is in the page cache.
-    """
-
-    bandwidth: float
-    cores: int
-    isa: tuple[str, ...] = ("avx2",)
-    disk_bytes_per_s: float | None = None
-
-    @property
-    def wide(self) -> bool:
-        """Whether kernels for wide dot products can be used."""
-        return bool({"avx512_vnni", "avxvnni", "amx_int8", "i8mm"} & set(self.isa))
+# 90 % intervals as factors up and down, on the kind of machine that was measured.
+_DECODE, _PREFILL, _LOAD = 1.35, 1.4, 2.0
+_OTHER_MACHINE = 2.0  # the clock and the width of its cores are not known
+_UNMEASURED = 2.5  # kernels for other instructions, or of a type that was never measured
+_DEDUCED = 1.15  # a shape from a catalog's facts
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """A rate or a time with its interval and the seconds it is made of, by what takes them."""
+    """A rate or a time with its interval and the seconds it is made of, by what takes them.
+
+    `words` say for each how it comes about. `kernel` is the type of most multiplied weights.
+    """
 
     interval: Interval
     terms: dict[str, float]
     kernel: str
+    words: dict[str, str]
 
     @property
     def value(self) -> float:
         return self.interval.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """Weights of one type that a token passes through."""
+
+    type: str
+    size_bytes: float
+    parameters: float
 
 
 def kernel(shape: ModelShape) -> str:
@@ -73,31 +62,58 @@ def kernel(shape: ModelShape) -> str:
     return max(multiplied, key=lambda group: group.size_bytes).type if multiplied else "unknown"
 
 
-def decode(shape: ModelShape, load: Load, processor: Processor, depth: int = 0) -> Speed:
-    """Tokens a second of one stream that has `depth` tokens behind it. The native engine is meant where it is wide."""
-    read = shape.active_bytes + kv_read_bytes(shape, load, depth)
-    operations = 2 * shape.active_parameters + _attention_operations(shape, depth)
-    rate = _gops(shape, processor) * 1e9 * _DECODE_GOPS_SHARE
-    memory_s, arithmetic_s = read / (processor.bandwidth * _STREAM_SHARE), operations / rate
-    terms = {
-        "memory": memory_s,
-        "arithmetic": arithmetic_s,
-        "steps": shape.depth * _LAYER_S + _TOKEN_S,
+def decode(shape: ModelShape, load: Load, processor: Processor, depth: int = 0, rates: Rates = RATES) -> Speed:
+    """Tokens a second of one stream that has `depth` tokens behind it."""
+    reading = multiplying = weights = 0.0
+    for matrices in (*_body(shape), _head(shape)):
+        read_s, multiply_s = _one_token(matrices, processor, rates, rates.experts.decode if shape.experts else 1.0)
+        reading, multiplying = reading + read_s, multiplying + multiply_s
+        weights += _longer(read_s, multiply_s)
+    kept = kv_read_bytes(shape, load, depth)
+    attention = max(
+        _attention_operations(shape, depth) / _all_cores(rates.attention.decode, processor),
+        kept / (processor.bandwidth * rates.stream_share),
+    )
+    terms = {"weights": weights, "attention": attention, "steps": shape.depth * rates.layer_s + rates.token_s}
+    words = {
+        "weights": f"{shape.active_bytes / 1e6:,.0f} MB: {_ms(reading)} to read, {_ms(multiplying)} to multiply with",
+        "attention": f"{depth:,} tokens behind it, {kept / 1e6:,.1f} MB of keys and values",
+        "steps": f"{shape.depth} layers and the sampling",
     }
-    seconds = max(memory_s, arithmetic_s) + terms["steps"]
-    return Speed(_wide(1 / seconds), terms, kernel(shape))
+    return Speed(_interval(1 / sum(terms.values()), _DECODE, shape, processor, rates), terms, kernel(shape), words)
 
 
-def prefill(shape: ModelShape, load: Load, processor: Processor, tokens: int) -> Speed:
+def prefill(shape: ModelShape, load: Load, processor: Processor, tokens: int, rates: Rates = RATES) -> Speed:
     """Tokens a second while a prompt of `tokens` is read, from an empty cache."""
-    weights_s = 2 * shape.active_parameters * tokens / (_gops(shape, processor) * 1e9)
-    attention_s = _attention_operations(shape, tokens // 2) * tokens / (_gops(shape, processor) * 1e9)
-    terms = {"weights": weights_s, "attention": attention_s, "steps": _TOKEN_S + shape.depth * _LAYER_S}
-    return Speed(_wide(tokens / sum(terms.values())), terms, kernel(shape))
+    batches = -(-tokens // load.batch)
+    stream = processor.bandwidth * rates.stream_share
+    share = rates.experts.prefill if shape.experts else 1.0
+    weights = 0.0
+    for matrices in _body(shape):
+        rate = kernel_rate(rates, matrices.type).prefill * share
+        multiply_s = 2 * matrices.parameters * tokens / _all_cores(rate, processor)
+        weights += _longer(batches * matrices.size_bytes / stream, multiply_s)
+    terms = {
+        "weights": weights,
+        "head": _longer(*_one_token(_head(shape), processor, rates, 1.0)),
+        "attention": tokens * _attention_operations(shape, tokens / 2) / _all_cores(rates.attention.prefill, processor),
+        "elementwise": tokens * shape.depth * _elementwise(shape) / _all_cores(rates.elementwise, processor),
+        "steps": batches * (shape.depth * rates.layer_s + rates.token_s),
+    }
+    words = {
+        "weights": f"{tokens:,} tokens through the layers' matrices",
+        "head": "logits of the last token",
+        "attention": f"every token with those before it, in {shape.depth} layers",
+        "elementwise": "norms, activations and copies",
+        "steps": f"{shape.depth} layers, {batches} batches of {load.batch} tokens",
+    }
+    return Speed(
+        _interval(tokens / sum(terms.values()), _PREFILL, shape, processor, rates), terms, kernel(shape), words
+    )
 
 
-def load_time(shape: ModelShape, load: Load, processor: Processor, rearranged_bytes: int = 0) -> Speed:
-    """Seconds until a worker answers; from the page cache where no rate of the disk is given."""
+def load_time(shape: ModelShape, load: Load, processor: Processor | None, rearranged_bytes: int = 0) -> Speed:
+    """Seconds until a worker answers; from the page cache where no rate of the disk is given, or no processor."""
     terms = {
         "process": _START_S,
         "vocabulary": (shape.tokens or shape.vocabulary) / _TEXTS_PER_S,
@@ -105,9 +121,62 @@ def load_time(shape: ModelShape, load: Load, processor: Processor, rearranged_by
         "cache": kv_read_bytes(shape, load, load.context) / _WARM_UP_BYTES_PER_S,
         "rearranging": rearranged_bytes / _REARRANGE_BYTES_PER_S,
     }
-    if processor.disk_bytes_per_s:
+    if processor and processor.disk_bytes_per_s:
         terms["disk"] = shape.weight_bytes / processor.disk_bytes_per_s
-    return Speed(_wide(sum(terms.values())), terms, kernel(shape))
+    words = {
+        "process": "its start, and the engine's",
+        "vocabulary": f"{shape.tokens or shape.vocabulary:,} texts",
+        "weights": f"{shape.weight_bytes / 1e6:,.0f} MB through the warm-up, from the page cache",
+        "cache": f"made for {load.context:,} tokens",
+        "rearranging": f"{rearranged_bytes / 1e6:,.0f} MB copied for the kernels",
+        "disk": "read from it",
+    }
+    return Speed(_around(sum(terms.values()), _LOAD), terms, kernel(shape), words)
+
+
+def _one_token(matrices: _Matrices, processor: Processor, rates: Rates, share: float) -> tuple[float, float]:
+    """Seconds to read the matrices, and to multiply one vector with them at a `share` of their kernel's rate."""
+    rate = kernel_rate(rates, matrices.type).decode * share
+    read_s = matrices.size_bytes / (processor.bandwidth * rates.stream_share)
+    return read_s, 2 * matrices.parameters / _all_cores(rate, processor)
+
+
+def _longer(one: float, other: float) -> float:
+    """Of two times that overlap; near each other they get in each other's way."""
+    return math.sqrt(math.hypot(one**2, other**2))
+
+
+def _all_cores(rate: float, processor: Processor) -> float:
+    return rate * 1e9 * max(processor.cores, 1)
+
+
+def _body(shape: ModelShape) -> Iterator[_Matrices]:
+    """Matrices of the layers, by type; of a mixture as many of each type as one token uses on average."""
+    head = _head(shape)
+    left = {group.type: group.size_bytes for group in shape.weights if group.multiplied}
+    if shape.output_bytes and head.type in left:
+        left[head.type] = max(left[head.type] - shape.output_bytes, 0)
+    values = {kind: size / (bytes_per_value(kind) or 1.0) for kind, size in left.items()}
+    size, count = sum(left.values()), sum(values.values())
+    if not size or not count:
+        return
+    active_bytes = max(shape.active_bytes - head.size_bytes, 0)
+    active_parameters = max(shape.active_parameters - head.parameters, 0)
+    for kind in left:
+        yield _Matrices(kind, active_bytes * left[kind] / size, active_parameters * values[kind] / count)
+
+
+def _head(shape: ModelShape) -> _Matrices:
+    """The matrix that makes logits of the last layer; often the embedding."""
+    size = shape.output_bytes or shape.embedding_bytes
+    if shape.encoder:
+        return _Matrices("F32", 0.0, 0.0)
+    return _Matrices(shape.output_type or kernel(shape), size, float(shape.vocabulary * shape.hidden))
+
+
+def _elementwise(shape: ModelShape) -> float:
+    inner = shape.experts_used * shape.expert_ffn if shape.experts else shape.ffn
+    return 8.0 * shape.hidden + 3.0 * inner + 4.0 * shape.heads * shape.head_dim
 
 
 def kv_read_bytes(shape: ModelShape, load: Load, depth: int) -> int:
@@ -119,7 +188,7 @@ def kv_read_bytes(shape: ModelShape, load: Load, depth: int) -> int:
     return int(total)
 
 
-def _attention_operations(shape: ModelShape, depth: int) -> float:
+def _attention_operations(shape: ModelShape, depth: float) -> float:
     """Of one token with `depth` others: products with keys, and sums of values."""
     width = shape.heads * (2 * shape.latent + shape.rope_dim if shape.latent else 2 * shape.head_dim)
     layers = sum(
@@ -128,10 +197,21 @@ def _attention_operations(shape: ModelShape, depth: int) -> float:
     return 2.0 * width * layers
 
 
-def _gops(shape: ModelShape, processor: Processor) -> float:
-    narrow, wide = _PREFILL_GOPS.get(kernel(shape), _UNKNOWN_GOPS)
-    return (wide if processor.wide else narrow) * max(processor.cores, 1)
+def _interval(value: float, spread: float, shape: ModelShape, processor: Processor, rates: Rates) -> Interval:
+    """As wide as what was measured allows: on this kind of machine, with these instructions, this kernel, this file."""
+    factor = spread
+    if not processor.measured:
+        factor = max(factor, _OTHER_MACHINE if processor.isa == ("avx2",) else _UNMEASURED)
+    if kernel(shape) not in rates.kernels or shape.experts:
+        factor = max(factor, _UNMEASURED)
+    if not shape.exact:
+        factor *= _DEDUCED
+    return _around(value, factor, processor.doubt)
 
 
-def _wide(value: float) -> Interval:
-    return Interval(value, value / _UNMEASURED, value * _UNMEASURED)
+def _around(value: float, factor: float, doubt: float = 1.0) -> Interval:
+    return Interval(value, value / factor, value * factor * max(doubt, 1.0))
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.2f} ms"

@@ -42,6 +42,7 @@ _TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
     29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
 }  # fmt: skip
+_BYTES_PER_VALUE = {name: size / values for name, values, size in _TENSOR_TYPES.values()}
 # `general.file_type`. include/llama.h, `llama_ftype`.
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -60,6 +61,11 @@ _MEMORY_KEYS = {
 }  # fmt: skip
 # Position tables that some converters store as tensors; no model card counts them.
 _NOT_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+def bytes_per_value(kind: str) -> float | None:
+    """Of a tensor type by its name, its scales included; None: nobody here knows it."""
+    return _BYTES_PER_VALUE.get(kind)
 
 
 class LongArray(msgspec.Struct, frozen=True):

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cached_property
 from pathlib import Path
 
 from localfoundry import fit
+from localfoundry.advice.processor import processor_of
 from localfoundry.config import Settings
 from localfoundry.engines import llama_fit
 from localfoundry.fit.calibration import Calibration, Subject, note_load
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.speed import kernel
 from localfoundry.formats.shape import ModelShape
+from localfoundry.hardware.machine import Machine
+from localfoundry.hardware.survey import Probe, survey
 from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.loading import LoadedModel
 from localfoundry.store.manifest import Manifest
@@ -27,6 +31,7 @@ class Learned:
     """The calibration of one home, for the loads of its service."""
 
     def __init__(self, home: Path) -> None:
+        self._home = home
         self._calibration = Calibration(home / FILE)
         self._engine = ""  # of the last load; before any, notes of every engine count
 
@@ -35,7 +40,7 @@ class Learned:
         if CPU not in predicted or manifest.shape is None:
             return predicted
         size = predicted[CPU]
-        subject = _subject(self._engine, manifest, manifest.shape)
+        subject = subject_of(self._engine, manifest, manifest.shape)
         found = self._calibration.corrected("memory", Interval(size, size, size), subject)
         return {**predicted, CPU: int(found.value)} if found.source == "measured here" else predicted
 
@@ -48,11 +53,15 @@ class Learned:
         load = llama_fit.load_of(manifest.tasks, plan.context, plan.parallel, plan.engine_arguments)
         predicted = fit.memory(shape, load)
         self._engine = model.engine.version(settings)
-        processor = fit.Processor(bandwidth=1.0, cores=os.cpu_count() or 1)
+        processor = processor_of(self._machine, native=self._engine.startswith("native "))
         expected = fit.load_time(shape, load, processor, predicted["rearranged"])
         stated = sum(model.memory.values()) + predicted["process"]
-        subject = _subject(self._engine, manifest, shape)
+        subject = subject_of(self._engine, manifest, shape)
         note_load(self._calibration, subject, predicted.total, stated, expected.value, model.load_s)
+
+    @cached_property
+    def _machine(self) -> Machine:
+        return survey(self._home, Probe.NEVER)
 
 
 def machine() -> str:
@@ -60,5 +69,11 @@ def machine() -> str:
     return f"{platform.machine()} {platform.system()} {os.cpu_count() or 1}"
 
 
-def _subject(engine: str, manifest: Manifest, shape: ModelShape) -> Subject:
+def subject_of(engine: str, manifest: Manifest, shape: ModelShape) -> Subject:
+    """What a measurement of this version here is about; `engine` with its version, empty for whichever it was."""
     return Subject(engine, machine(), kernel(shape), manifest.files[0].sha256)
+
+
+def subject_of_shape(engine: str, shape: ModelShape) -> Subject:
+    """The same of a model that is not here: others of its kernel tell something of it."""
+    return Subject(engine, machine(), kernel(shape), "")
