@@ -2,6 +2,7 @@
 
     python benchmarks/fit.py                      all loads (about ten minutes), kept in tests/fit/loads.json
     python benchmarks/fit.py --only Gemma         those whose name has it, printed and not kept
+    python benchmarks/fit.py --only Gemma --keep  and kept in place of the ones of that name
     python benchmarks/fit.py --constants          the process's own bytes, fitted to half of the kept loads
     python benchmarks/fit.py --docs               docs/fit.md, written from the kept loads
     python benchmarks/fit.py --speed types        decode, prefill and load time, on a quiet machine: see fit_speed.py
@@ -45,6 +46,8 @@ _CACHES = ("f16", "q8_0", "q4_0")
 _SEQUENCES = (1, 4, 8)
 _FITTED_CONTEXT = 2048
 _SOME = (Options(2048, 1), Options(8192, 4, "q8_0"), Options(32768, 8))
+_LONG_WINDOW = (Options(2048, 1), Options(4096, 4, "q8_0"), Options(4096, 8))  # it takes minutes to fill more
+_EMBEDDINGS = (Options(2048, 1, embeddings=True), Options(8192, 4, embeddings=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,13 @@ def files(starter: Path) -> Iterator[File]:
     g = random_gguf
     for form, kind in (
         (g.QWEN25, Type.Q8_0), (g.QWEN25, Type.Q4_0), (g.QWEN3, Type.Q4_K), (g.LLAMA32, Type.Q4_K),
-        (g.LLAMA32, Type.Q8_0), (g.PHI4.shortened(8), Type.Q4_0), (g.GEMMA2.shortened(8), Type.Q4_K),
-        (g.GEMMA3, Type.Q8_0), (g.GEMMA3, Type.Q4_0), (g.MIXTURE.shortened(3), Type.Q4_K),
+        (g.LLAMA32, Type.Q8_0), (g.PHI4.shortened(8), Type.Q4_0), (g.GEMMA2.shortened(2), Type.Q4_K),
+        (g.GEMMA3.shortened(6), Type.Q8_0), (g.GEMMA3.shortened(6), Type.Q4_0), (g.MIXTURE.shortened(3), Type.Q4_K),
         (g.SMALL_MIXTURE, Type.Q8_0), (g.HYBRID, Type.Q6_K), (g.LATENT.shortened(4), Type.Q8_0),
     ):  # fmt: skip
-        yield File(form.name, kind, _generator(form, kind, tokenizer), _SOME)
+        yield File(form.name, kind, _generator(form, kind, tokenizer), _LONG_WINDOW if form.window == 4096 else _SOME)
+    embedding = g.QWEN3.shortened(8).changed(name="Qwen3-Embedding-0.6B (8 layers)")
+    yield File(embedding.name, Type.Q8_0, _generator(embedding, Type.Q8_0, tokenizer), _EMBEDDINGS)
 
 
 def _requantizer(source: gguf.GGUFReader, kind: Type) -> Callable[[Path], None]:
@@ -108,12 +113,25 @@ def run(starter: Path, only: str) -> dict[str, Any]:
             kept["parameters"][name] = header.parameters
             kept["shapes"][name] = msgspec.to_builtins(form)
             for options in file.loads:
-                measured = fit_loads.measure(path, options)
+                window = form.window if any(kind.windowed for kind in form.layers) else 0
+                measured = fit_loads.measure(path, options, window=window)
                 one = {"file": name, "options": asdict(options), **_facts(measured)}
                 kept["loads"].append(one)
                 _print(one, memory(form, demand(options)))
             path.unlink()
     return kept
+
+
+def _in_place(before: dict[str, Any], now: dict[str, Any], only: str) -> dict[str, Any]:
+    """The kept loads with those of a name replaced, where the first of them stood."""
+    for part in ("parameters", "shapes"):
+        others = {name: fact for name, fact in before[part].items() if only.lower() not in name.lower()}
+        before[part] = others | now[part]
+    at = [number for number, one in enumerate(before["loads"]) if only.lower() in one["file"].lower()]
+    first = at[0] if at else len(before["loads"])
+    others = [one for number, one in enumerate(before["loads"]) if number not in at]
+    before["loads"] = others[:first] + now["loads"] + others[first:]
+    return before
 
 
 def _facts(measured: fit_loads.Measured) -> dict[str, Any]:
@@ -173,6 +191,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--starter", type=Path, default=ROOT / _STARTER, help="the starter model's file")
     options.add_argument("--only", default="", help="only loads whose name has this; nothing is kept")
+    options.add_argument("--keep", action="store_true", help="with --only: replace the kept loads of that name")
     options.add_argument("--constants", action="store_true")
     options.add_argument("--docs", action="store_true")
     options.add_argument("--speed", choices=("types", "shapes", "mixed", "more"), help="measure speeds: one window")
@@ -199,7 +218,9 @@ def main() -> None:
             fit_speed.measure(folder, chosen.speed, lambda window: fit_speed.keep(folder, window, _machine()))
     else:
         kept = run(chosen.starter, chosen.only)
-        if not chosen.only:
+        if chosen.keep:
+            kept = _in_place(json.loads(KEPT.read_text()), kept, chosen.only)
+        if chosen.keep or not chosen.only:
             KEPT.parent.mkdir(parents=True, exist_ok=True)
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
 

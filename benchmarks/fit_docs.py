@@ -33,17 +33,18 @@ What `foundry model info MODEL --explain` predicts, where it comes from, and how
 | pages left over | the file's pages behind those copies; the system drops them when others need room | exact |
 | KV cache | cells x values per layer x true bytes per value; the context is rounded up to 256; layers with a window have min(context, window x requests + 512) cells; latent attention keeps one compressed vector | exact |
 | recurrent state | values per layer x requests x 4 bytes | exact |
+| checkpoints | for models with a window or a state: what could not be rolled back, kept twice for each request so that the next prompt need not be read anew; of the window min(window x requests, context) tokens | an upper bound: they come with use |
 | compute buffers | 512 tokens x 4 bytes x (5 x hidden + the wider of attention and feed-forward network) + 512 x 2 bytes x cells for the mask; without flash attention the scores of all heads | ± {compute} |
 | logits | requests x vocabulary x 4 bytes | exact |
 | process | Python, the engine's code, its threads: a line over the vocabulary, fitted to every other load below with a short context | ± {process} |
 
 Compute buffers were read off the engine's own log over shapes that differ in one dimension at a time. For an
 architecture whose window pattern neither the file nor this version knows, and for facts from a catalog instead of a
-header, the interval is ± 30 %. Not covered: models in several parts (their size and a quarter of it for the cache),
-encoders' buffers (never measured here), graphics cards. Nor what the engine keeps beside its buffers for models with a
-window or a recurrent state once they are used: for each request place, copies of the window's keys and values
-("context checkpoints"), about two windows' worth and one more for every 8,192 tokens. With 24 layers in Gemma 3's shape
-14 MB for each place were seen after prompts of 640 tokens, and it grew no further.
+header, the interval is ± 30 %. A model in several files is read as one. Not covered: encoders' buffers (never measured
+here), projectors beyond their size, graphics cards. The engine by itself would keep 32 checkpoints of each request,
+which for a window of 4,096 tokens are gigabytes; workers are told to keep two: the one before the last 512 tokens of a
+prompt (for another question about the same text) and the one at its end (for the next turn). Loads of models with a
+window were measured with every sequence used beyond it, as far as the context has room.
 
 ## How fast
 

@@ -22,8 +22,9 @@ import psutil
 
 from localfoundry.engines.llama_cpp import LlamaCpp
 
-LOAD_TIMEOUT_S = 120
+LOAD_TIMEOUT_S = 600  # with its use
 _PROMPT = 640  # tokens: more than one batch of 512
+_CHECKPOINT_STEP = 520  # tokens from one checkpoint to the last one of a prompt: a batch, and some
 _numbers = itertools.count()
 
 
@@ -69,14 +70,19 @@ class LoadFailed(RuntimeError):
     """The engine refused the file; its last words."""
 
 
-def measure(model: Path, options: Options, *, use: bool = True) -> Measured:
-    """Load, answer as many requests at once as there are sequences, one of them longer than a batch, and measure."""
+def measure(model: Path, options: Options, *, use: bool = True, window: int = 0) -> Measured:
+    """Load, answer as many requests at once as there are sequences, one of them longer than a batch, and measure.
+
+    `window`: tokens; each sequence is then used beyond it, so that the engine keeps all the checkpoints it may.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="fit-") as folder,
         _worker(model, options, Path(folder), timed=False) as started,
     ):
         if use:
             _use(started.client, options)
+            if window:
+                _fill(started.client, options, window)
         resident, peak = _memory(started.pid)
         account = LlamaCpp().account(started.log)
         assert account.load_s is not None, started.log
@@ -98,7 +104,11 @@ class _Started:
     client: httpx2.Client
     pid: int
     load_s: float
-    log: str
+    said: list[str]  # lines; it goes on saying some after it is ready
+
+    @property
+    def log(self) -> str:
+        return "".join(self.said)
 
 
 @contextlib.contextmanager
@@ -114,15 +124,16 @@ def _worker(model: Path, options: Options, folder: Path, *, timed: bool) -> Iter
     guard = threading.Timer(LOAD_TIMEOUT_S, worker.kill)
     guard.start()
     assert worker.stderr is not None
-    drain = threading.Thread(target=worker.stderr.read)  # or a full pipe would stop it
+    said: list[str] = []
+    drain = threading.Thread(target=_listen, args=(worker.stderr, said))  # or a full pipe would stop it
     try:
-        log = _until_ready(worker.stderr)
+        _until_ready(worker.stderr, said)
         load_s = time.perf_counter() - began
         guard.cancel()
         drain.start()
         transport = httpx2.HTTPTransport(uds=str(socket))
-        with httpx2.Client(transport=transport, base_url="http://worker", timeout=300) as client:
-            yield _Started(client, worker.pid, load_s, log)
+        with httpx2.Client(transport=transport, base_url="http://worker", timeout=LOAD_TIMEOUT_S) as client:
+            yield _Started(client, worker.pid, load_s, said)
     finally:
         guard.cancel()
         worker.kill()
@@ -148,12 +159,15 @@ def _command(model: Path, options: Options, socket: Path) -> list[str]:
     return [*command, "--embeddings"] if options.embeddings else command
 
 
-def _until_ready(stderr: IO[bytes]) -> str:
-    said = []
+def _listen(stderr: IO[bytes], said: list[str]) -> None:
+    said.extend(line.decode(errors="replace") for line in stderr)
+
+
+def _until_ready(stderr: IO[bytes], said: list[str]) -> None:
     for line in stderr:
         said.append(line.decode(errors="replace"))
         if said[-1].startswith("engine_load_s="):
-            return "".join(said)
+            return
     raise LoadFailed("".join(said[-12:]))
 
 
@@ -172,6 +186,14 @@ def _use(client: httpx2.Client, options: Options) -> None:
     short = min(32, options.context // options.parallel - 8)
     with ThreadPoolExecutor(options.parallel) as pool:
         list(pool.map(ask, [short] * options.parallel))
+
+
+def _fill(client: httpx2.Client, options: Options, window: int) -> None:
+    """Prompts that leave two checkpoints of the whole window, as far as the context has room, in each sequence."""
+    length = min(window + _CHECKPOINT_STEP, options.context // options.parallel - 16)
+    for sequence in range(options.parallel):
+        body = {"prompt": tokens(length), "n_predict": 4, "id_slot": sequence, "ignore_eos": True}
+        client.post("/completion", content=json.dumps(body)).raise_for_status()
 
 
 def _memory(pid: int) -> tuple[int, int]:

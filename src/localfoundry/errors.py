@@ -56,7 +56,7 @@ The message says what failed, with value and limit. The hint is the command to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from localfoundry.wording import without_paths
@@ -261,26 +261,28 @@ class MissingExtra(UsageError):
 class InsufficientMemory(UsageError):
     """The model does not fit this machine's memory even when everything is unloaded that may be.
 
-    `need_bytes` is what the load takes as predicted or measured before, `free_bytes` what there would be for it.
+    `need_bytes` is what the load takes as predicted or measured before, `free_bytes` what there would be for it, and
+    `ways_out` are commands that would work, each with its `kind`, `words`, `model`, `context` and `need_bytes`.
     """
 
     code = "insufficient_memory"
 
     def __init__(
         self, message: str, *, need_bytes: int = 0, free_bytes: int = 0, largest_context: int | None = None,
-        hint: str | None = None, param: str | None = "model",
+        ways_out: Sequence[Mapping[str, object]] = (), hint: str | None = None, param: str | None = "model",
     ) -> None:  # fmt: skip
         super().__init__(message, hint=hint, param=param)
         self.need_bytes = need_bytes
         self.free_bytes = free_bytes
         self.largest_context = largest_context
+        self.ways_out = ways_out
 
     def to_openai(self) -> dict[str, object]:
         body = super().to_openai()
         error = body["error"]
         assert isinstance(error, dict)
         error |= {"need_bytes": self.need_bytes, "free_bytes": self.free_bytes}
-        error["largest_context"] = self.largest_context
+        error |= {"largest_context": self.largest_context, "ways_out": list(self.ways_out)}
         return body
 
 

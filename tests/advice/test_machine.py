@@ -9,11 +9,9 @@ import pytest
 
 from hardware.recorded import MACHINES, Recorded
 from localfoundry import config
-from localfoundry.advice import machine
 from localfoundry.advice.machine import of_other, of_this
 from localfoundry.hardware.machine import Bandwidth, Machine
 from localfoundry.hardware.survey import Probe, survey
-from localfoundry.service import learning
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.txt"))
 PROBED = Bandwidth(20e9, 2, 1.0, 2**28, 0.0, "of a test")
@@ -23,10 +21,6 @@ def recorded(name: str, home: Path, *, probed: bool = True) -> Machine:
     told = Recorded.load(name)
     found = survey(home, Probe.NEVER, told, told.nvml)
     return msgspec.structs.replace(found, bandwidth=PROBED) if probed else found
-
-
-def test_what_was_measured_here_is_found_under_the_same_name() -> None:
-    assert machine.measured_as() == learning.machine()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from advice.test_machine import NAMES, recorded
 from localfoundry import config, fit
-from localfoundry.advice import glance
 from localfoundry.advice.glance import Glances, shape_of
 from localfoundry.advice.machine import Means, measured_as, of_other, of_this
 from localfoundry.advice.prospects import prospect
@@ -20,7 +19,6 @@ from localfoundry.catalog.lookup import Catalog
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.fit.calibration import Calibration, Note
 from localfoundry.formats.shape import LayerKind
-from localfoundry.service import planning
 
 MODELS = Catalog.load().models
 ROOMY = Means("test", 64 * 10**9, 60 * 10**9, 10**12, fit.Processor(20e9, 4), "avx2", measured_as())
@@ -35,11 +33,6 @@ def sized(alias: str, size_bytes: int | None = 5 * 10**9, quantization: str | No
 
 def with_memory(memory_bytes: int | None, free_bytes: int | None) -> Means:
     return replace(ROOMY, memory_bytes=memory_bytes, free_bytes=free_bytes)
-
-
-def test_the_usual_context_is_the_one_that_a_load_gets() -> None:
-    assert glance.DEFAULT_CONTEXT == planning.DEFAULT_CONTEXT
-    assert glance.SMALLEST_CONTEXT == planning.SMALLEST_CONTEXT
 
 
 @pytest.mark.parametrize("name", NAMES)

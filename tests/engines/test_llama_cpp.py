@@ -102,6 +102,7 @@ def test_a_native_server_on_the_path_wins(tmp_path: Path, native: Path, monkeypa
     assert value(command.argv, "--host") == "/tmp/x/w.sock"
     assert value(command.argv, "--ctx-size") == "4096"
     assert "--kv-unified" in command.argv
+    assert value(command.argv, "--ctx-checkpoints") == "2", "as many as the estimate counts"
 
 
 def test_without_a_native_server_the_bundled_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from localfoundry import fit
 from localfoundry.fit import Load, largest_context, memory
+from localfoundry.fit.memory import cells, kv_bytes_per_cell
 from localfoundry.formats.shape import ModelShape
 from model_shapes import demands, shapes
 from recorded_loads import Recorded, loads
@@ -63,6 +64,17 @@ def test_compute_buffers_are_within_their_spread() -> None:
 def test_more_context_or_requests_never_need_less(shape: ModelShape, load: Load, more: int, others: int) -> None:
     larger = replace(load, context=load.context + more, parallel=load.parallel + others)
     assert memory(shape, larger).total >= memory(shape, load).total
+
+
+@given(shapes(), demands)
+def test_checkpoints_hold_at_most_the_windowed_part_of_the_context_twice(shape: ModelShape, load: Load) -> None:
+    """Two copies for each request: of window and state. They come with use, so the low end is without them."""
+    per_token = sum(kind.count * kv_bytes_per_cell(kind, load) for kind in shape.layers if kind.windowed)
+    tokens = min(shape.window * load.parallel, cells(load.context))
+    found = memory(shape, load)
+    assert found["checkpoints"] == int(2 * (per_token * tokens + found["state"]))
+    assert memory(shape, replace(load, full_window=True))["checkpoints"] == 2 * found["state"]
+    assert found.interval.low <= found.total - found["checkpoints"]
 
 
 @given(shapes(), demands)

@@ -81,6 +81,17 @@ def test_layers_without_attention_keep_nothing(tmp_path: Path) -> None:
         {"llama.feed_forward_length": Typed(10, 2**40)},
         {"llama.expert_count": 2, "llama.expert_used_count": 3},
         {"llama.block_count": 3, "llama.attention.head_count_kv": Typed(9, (5, [2, 1]))},
+        {"llama.block_count": Typed(10, 2**40)},
+        {"llama.block_count": 0},
+        {"llama.embedding_length": 0},
+        {"llama.attention.key_length": 0},
+        {"llama.attention.head_count": 65},  # more than the embedding has values: a head would have none
+        {"llama.context_length": Typed(10, 2**40)},
+        {"llama.expert_count": Typed(10, 2**40)},
+        {"llama.expert_count": 4, "llama.expert_feed_forward_length": Typed(10, 2**40)},
+        {"llama.attention.kv_lora_rank": Typed(10, 2**40)},
+        {"llama.shortconv.l_cache": Typed(10, 2**40)},
+        {"llama.ssm.inner_size": Typed(10, 2**40), "llama.ssm.state_size": 128, "llama.ssm.conv_kernel": 4},
     ],
 )
 def test_an_impossible_shape_is_refused_and_not_guessed(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -89,6 +100,29 @@ def test_an_impossible_shape_is_refused_and_not_guessed(tmp_path: Path, changes:
     with pytest.raises(NotAModel, match="impossible shape"):
         of_gguf(read_gguf(path))
     assert of_file(path) is None
+
+
+@pytest.mark.parametrize("key", ["llama.attention.head_count", "llama.embedding_length", "llama.block_count"])
+def test_a_negative_dimension_is_no_count(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama(**{key: Typed(5, -4)}))
+    with pytest.raises(NotAModel, match="is not a count"):
+        of_gguf(read_gguf(path))
+
+
+def test_no_attention_heads_give_no_estimate(tmp_path: Path) -> None:
+    """Recurrent models state none; for others nothing can be computed from it."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(tiny_llama(**{"llama.attention.head_count": 0}))
+    assert of_gguf(read_gguf(path)) is None
+
+
+def test_a_window_longer_than_the_context_takes_no_more_than_the_context(tmp_path: Path) -> None:
+    changes = {"llama__attention__sliding_window_pattern": Typed(9, (7, [True, False]))}
+    short = shape_of(tmp_path, llama__attention__sliding_window=256, **changes)
+    long = shape_of(tmp_path, llama__attention__sliding_window=Typed(10, 2**40), **changes)
+    assert any(kind.windowed for kind in long.layers)
+    assert memory(long, Load(256)).total == memory(short, Load(256)).total
 
 
 @pytest.mark.parametrize("missing", ["llama.block_count", "llama.embedding_length", "llama.attention.head_count"])

@@ -259,7 +259,7 @@ async def test_an_unload_during_the_load_waits_for_it() -> None:
     async with service() as it:
         name = await fake(it, "one", load_s=0.3)
         loading = asyncio.create_task(it.load(name))
-        await asyncio.sleep(0.05)
+        await until(lambda: it._pids)
         assert await it.unload(name)
         model: LoadedModel = await loading
         assert model.worker.exited.done()

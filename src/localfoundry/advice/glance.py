@@ -23,8 +23,6 @@ from localfoundry.formats.shape import ModelShape
 # Not now: it would if other programs gave memory back. Never: not even then, or not trained for so long a context.
 Fit = Literal["fits", "not now", "never", "unknown"]
 
-DEFAULT_CONTEXT = 8192  # tokens that a load gets unless it is told otherwise, where model and memory allow it
-SMALLEST_CONTEXT = 512  # of those that are chosen for a person
 _WRITES_NOTHING = frozenset({"embeddings", "rerank"})
 
 
@@ -60,7 +58,7 @@ class Glances:
         self._seen: dict[tuple[object, ...], Glance] = {}
         self._loads: dict[tuple[bool, int], fit.Load] = {}
         self._buffers: dict[tuple[Architecture | None, int, bool], tuple[fit.Term, ...]] = {}
-        loads = (llama_fit.load_of(tasks, DEFAULT_CONTEXT, 1) for tasks in (("embeddings",), ("chat",)))
+        loads = (llama_fit.load_of(tasks, fit.DEFAULT_CONTEXT, 1) for tasks in (("embeddings",), ("chat",)))
         self._reading, self._writing = (replace(load, isa=machine.isa) for load in loads)
 
     def too_large(self, variant: Variant) -> bool:
@@ -82,7 +80,7 @@ class Glances:
 
     def case(self, model: Model, variant: Variant, shape: ModelShape, trained: int | None) -> Case:
         """How the variant would be loaded: with the context asked for, else the usual one or what memory leaves."""
-        usual = self._context or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        usual = self._context or min(trained or fit.DEFAULT_CONTEXT, fit.DEFAULT_CONTEXT)
         load = self._load(_WRITES_NOTHING.isdisjoint(model.tasks), usual)
         memory = self._memory(model.architecture, shape, load)
         if self._context is None and self.machine.free_bytes is not None and memory.total > self.machine.free_bytes:
@@ -121,13 +119,13 @@ class Glances:
             if room is None or shape.weight_bytes > room:
                 continue
             largest = fit.largest_context(shape, load, room, load.context)
-            if largest is not None and largest >= SMALLEST_CONTEXT:
+            if largest is not None and largest >= fit.SMALLEST_CONTEXT:
                 return largest
         return load.context
 
     def _computed(self, model: Model, variant: Variant, shape: ModelShape | None) -> Glance:
         trained = variant.context_length or (shape.context_length if shape else None) or model.context_length
-        usual = self._context or min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        usual = self._context or min(trained or fit.DEFAULT_CONTEXT, fit.DEFAULT_CONTEXT)
         if variant.format not in self._formats:
             return Glance(usual, trained, "unknown", why=f"no engine here runs {variant.format} files")
         if shape is None:

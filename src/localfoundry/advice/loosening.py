@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from localfoundry.advice.glance import SMALLEST_CONTEXT
 from localfoundry.advice.misses import Miss, misses
 from localfoundry.advice.prospects import Prospect
 from localfoundry.advice.wishes import Wishes
+from localfoundry.fit.context import SMALLEST_CONTEXT
 
 Changed = dict[str, Any]  # other values for fields of the wishes
 Loosened = tuple[float, Changed]  # how far it goes: 0 is nothing, 1 is twice as far

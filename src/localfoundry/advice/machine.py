@@ -54,7 +54,7 @@ def of_other(machine: Machine, settings: Settings, name: str) -> Means:
 
 
 def measured_as() -> str:
-    """This machine's name in `calibration.json`, which `service/learning.py` writes."""
+    """This machine as far as its home needs to tell it from the one that the home was copied from."""
     return f"{platform.machine()} {platform.system()} {os.cpu_count() or 1}"
 
 

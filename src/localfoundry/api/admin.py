@@ -25,7 +25,7 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
         data = await requests.body(request, service.settings.max_body_bytes)
         wanted = requests.parse(data, requests.LoadBody)
         _check_device(wanted.device)
-        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.pin, wanted.keep_state)
+        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.pin, wanted.keep_state, wanted.force)
         before = service.loaded(wanted.model)
         model = await service.load(wanted.model, options)
         exchange.of(request.scope).model = model.id
@@ -77,6 +77,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "requests_waiting": service.waiting(model.id),
         "tokens_per_s": model.rate.per_second(now),
         "pinned": model.pinned,
+        "forced": model.resident.plan.forced,
         "ttl_s": model.ttl_s,
         "ttl_left_s": max(model.ttl_s - idle, 0.0) if leaves and not model.in_flight else None,
         "quantization": model.manifest.quantization,

@@ -15,7 +15,7 @@ from localfoundry.api.defaults import filled_in
 from localfoundry.api.gate import caller_of
 from localfoundry.api.proxy import Forward, ask
 from localfoundry.errors import EngineError
-from localfoundry.service.planning import DEFAULT_CONTEXT
+from localfoundry.fit.context import DEFAULT_CONTEXT
 from localfoundry.service.service import Service
 from localfoundry.store.manifest import Manifest
 

@@ -103,6 +103,7 @@ class LoadBody(msgspec.Struct, kw_only=True):
     device: str | None = None
     pin: bool | None = None
     keep_state: bool | None = None
+    force: bool = False  # although the estimate says that it does not fit
 
 
 class UnloadBody(msgspec.Struct, kw_only=True):

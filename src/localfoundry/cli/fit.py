@@ -10,14 +10,14 @@ from localfoundry.cli import context, output
 from localfoundry.config import Settings
 from localfoundry.engines import llama_fit
 from localfoundry.formats.shape import ModelShape
-from localfoundry.service import memory, planning
+from localfoundry.service import memory
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
 
 _MOST = 2**22  # tokens of a table, whatever a header says
 _WORDS = {"weights": "weights", "rearranged": "weights, rearranged", "stale": "pages left over", "kv_cache": "KV cache",
           "state": "recurrent state", "compute": "compute buffers", "output": "logits", "projector": "projector",
-          "process": "process"}  # fmt: skip
+          "process": "process", "checkpoints": "checkpoints"}  # fmt: skip
 
 
 def describe(given: Settings, manifest: Manifest | None, model: Model | None) -> dict[str, Any] | None:
@@ -53,14 +53,14 @@ def of_shape(
     """Rows by context, up to what the model was trained for, and the terms of the context that a load would get."""
     if shape is None:
         return None
-    most = min(shape.context_length or planning.DEFAULT_CONTEXT, _MOST)
-    usual = min(most, planning.DEFAULT_CONTEXT)
+    most = min(shape.context_length or fit.DEFAULT_CONTEXT, _MOST)
+    usual = min(most, fit.DEFAULT_CONTEXT)
     load = llama_fit.load_of(tasks, usual, parallel or given.parallel, arguments)
     budget = memory.look([], given.memory_limit_bytes, given.memory_reserve_bytes)
     room = max(budget.limit - budget.others - budget.reserve, 0)
     largest = fit.largest_context(shape, load, room, most)
     rows = fit.table(shape, load, most, room)
-    default = min(usual, largest) if largest and largest >= planning.SMALLEST_CONTEXT else usual
+    default = min(usual, largest) if largest and largest >= fit.SMALLEST_CONTEXT else usual
     shown = fit.memory(shape, llama_fit.load_of(tasks, default, load.parallel, arguments))
     return {
         "source": shown.interval.source,

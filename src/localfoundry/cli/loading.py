@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -12,6 +13,8 @@ from localfoundry.cli import context, output, service
 from localfoundry.config import Settings
 from localfoundry.errors import ModelNotCached, UsageError
 from localfoundry.units import format_bytes
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,30 @@ class Wish:
     device: str | None = None
     keep_state: bool | None = None
     pin: bool | None = None
+    force: bool | None = None
 
 
 def load_model(given: Settings, name: str, wish: Wish) -> dict[str, Any]:
     """Load through the running service and return its account of it. Raises the service's errors."""
-    body: dict[str, object] = {"model": name, **asdict(wish)}
+    body: dict[str, object] = {"model": name, **{k: v for k, v in asdict(wish).items() if v is not None}}
     loaded: dict[str, Any] = context.with_service(given, lambda client: client.post("/foundry/load", body))
     return loaded
+
+
+def force_option(command: F) -> F:
+    """`--force`: a person's own risk."""
+    text = "Load it although it is estimated not to fit: the machine may swap, or the system end it or other programs."
+    return click.option("--force", is_flag=True, help=text)(command)
+
+
+def warn_of_force(loaded: dict[str, Any]) -> None:
+    """Say it where the load did not fit and was forced."""
+    if loaded.get("forced"):
+        output.note(
+            f"{loaded['id']} was loaded by force: by the estimate it does not fit. The machine may become slow, and "
+            "the system may end the model, or other programs, when memory runs out."
+        )
+        output.note(f"  to give the memory back: foundry model unload {loaded['id']}")
 
 
 def show_account(loaded: dict[str, Any], url: str) -> None:
@@ -56,10 +76,11 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
 @click.option("--device", help="CPU, GPU or NPU.")
 @click.option("--pin/--no-pin", default=None, help="Never unload it for being idle or for the room.")
 @click.option("--keep-state", is_flag=True, default=None, help="Save its conversations when another model replaces it.")
+@force_option
 @context.json_option
 def load(
     model: str, ttl: int | None, ctx: int | None, device: str | None, pin: bool | None, keep_state: bool | None,
-    as_json: bool,
+    force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Load a model in the service, beside those that are loaded."""
     given = context.settings()
@@ -70,7 +91,8 @@ def load(
         instance.start(given)
     else:
         service.started(given)
-    loaded = load_model(given, model, Wish(True, ttl, ctx, device, keep_state, pin))
+    loaded = load_model(given, model, Wish(True, ttl, ctx, device, keep_state, pin, force or None))
+    warn_of_force(loaded)
     if as_json:
         output.document(loaded)
     else:

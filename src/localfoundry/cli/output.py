@@ -40,7 +40,11 @@ def failure(error: FoundryError) -> None:
     """What failed and what to type next."""
     label = f"{_RED}error:{_RESET}" if _colour(sys.stderr) else "error:"
     note(f"{label} {error.message}")
-    if error.hint:
+    if error.hint and "\n" in error.hint:
+        note("  try one of:")
+        for line in error.hint.splitlines():
+            note(f"    {line}")
+    elif error.hint:
         note(f"  try: {error.hint}" if error.hint.startswith("foundry ") else f"  {error.hint}")
 
 

@@ -25,6 +25,7 @@ def pull_model(given: Settings, name: str, *, quiet: bool = False) -> Manifest:
     """Download what a name stands for, with a progress bar. Raises as the sources and the store do."""
     import asyncio
 
+    from localfoundry.cli.too_large import too_large
     from localfoundry.store.download import Limits
     from localfoundry.store.pull import pull
 
@@ -34,6 +35,9 @@ def pull_model(given: Settings, name: str, *, quiet: bool = False) -> Manifest:
         plan = await plan_for(given, name)
         say = output.note if quiet else output.data
         say(f"Downloading {plan.name}{f':{plan.version}' if plan.version else ''}...")
+        unfit = too_large(given, plan)
+        if unfit is not None:
+            unfit.show()
         with PullProgress() as progress:
             return await pull(context.store(given), plan, progress, offline=given.offline, limits=limits)
 
@@ -72,12 +76,14 @@ def show_outlook(given: Settings, name: str, *, as_json: bool) -> None:
     """Print what a download would do. Fetches and makes nothing. Raises as `plan_for` does."""
     import asyncio
 
+    from localfoundry.cli.too_large import too_large
     from localfoundry.store.outlook import outlook
 
     plan = asyncio.run(plan_for(given, name))
     view = outlook(context.store(given), plan)
+    unfit = too_large(given, plan)
     if as_json:
-        output.document(_outlook_json(view))
+        output.document(_outlook_json(view) | {"tooLarge": unfit.document() if unfit else None})
         return
     for note in plan.notes:
         output.note(note)
@@ -93,6 +99,8 @@ def show_outlook(given: Settings, name: str, *, as_json: bool) -> None:
         f"To fetch: {format_bytes(view.fetch_bytes)}. "
         f"Free at {given.models_dir}: {format_bytes(view.free_bytes)} now, {format_bytes(view.free_after_bytes)} after."
     )
+    if unfit is not None:
+        unfit.show()
     if not view.fits:
         output.note(f"This does not fit: {format_bytes(view.needs_bytes)} must be free. Make room: foundry cache clean")
 

@@ -16,6 +16,7 @@ from localfoundry.config import Settings
 from localfoundry.engines import llama_arguments, llama_fit
 from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
 from localfoundry.errors import InvalidSetting
+from localfoundry.fit.memory import CHECKPOINTS
 from localfoundry.store.manifest import Manifest
 
 _NO_MEMORY = re.compile(
@@ -174,7 +175,8 @@ def _bundled_arguments(request: LoadRequest) -> list[str]:
 def _native_arguments(request: LoadRequest) -> list[str]:
     arguments = ["--model", str(request.model_path), "--alias", request.model_id]
     arguments += ["--ctx-size", str(request.context), "--parallel", str(request.parallel), "--kv-unified"]
-    arguments += ["--cache-ram", "0", "--metrics", "--slots", "--jinja", "--log-verbosity", "4", "--fit", "off"]
+    arguments += ["--cache-ram", "0", "--ctx-checkpoints", str(CHECKPOINTS), "--metrics", "--slots", "--jinja"]
+    arguments += ["--log-verbosity", "4", "--fit", "off"]
     if request.endpoint.path:
         arguments += ["--host", request.endpoint.path]
     else:

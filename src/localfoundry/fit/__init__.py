@@ -7,7 +7,7 @@ and measuring are others' business: bandwidths and cores come in as plain number
 
 from __future__ import annotations
 
-from localfoundry.fit.context import ContextRow, largest_context, table
+from localfoundry.fit.context import DEFAULT_CONTEXT, SMALLEST_CONTEXT, ContextRow, largest_context, table
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.memory import Load, Memory, Term, memory
 from localfoundry.fit.processor import Processor
@@ -15,6 +15,7 @@ from localfoundry.fit.shape import of_catalog, of_file
 from localfoundry.fit.speed import Speed, decode, load_time, prefill
 
 __all__ = [
+    "DEFAULT_CONTEXT", "SMALLEST_CONTEXT",
     "ContextRow", "Interval", "Load", "Memory", "Processor", "Speed", "Term", "decode", "largest_context", "load_time",
     "memory", "of_catalog", "of_file", "prefill", "table",
 ]  # fmt: skip

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from localfoundry.fit.memory import Load, Memory, memory
 from localfoundry.formats.shape import ModelShape
 
+DEFAULT_CONTEXT = 8192  # tokens that a load gets unless it is told otherwise, where model and memory allow it
+SMALLEST_CONTEXT = 512  # that is chosen for a person; less is refused with the figures
+
 SMALLEST = 512  # tokens: the table's first row, and less than that is no conversation
 _STEP = 256  # tokens that an engine rounds a context up to
 

@@ -5,7 +5,7 @@ needs at the widest place of the graph; the sums below reproduce its log to the 
 `benchmarks/fit.py` loads. The process itself (Python, code, the vocabulary's texts) is a line through measured loads.
 docs/fit.md compares all of it with loads of the real engine.
 
-    total = weights + rearranged + stale + kv_cache + state + compute + output + projector + process
+    total = weights + rearranged + stale + kv_cache + state + checkpoints + compute + output + projector + process
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from typing import Literal
 from localfoundry.fit.interval import Interval
 from localfoundry.formats.shape import LayerKind, ModelShape
 
-Purpose = Literal["weights", "rearranged", "stale", "kv_cache", "state", "compute", "output", "projector", "process"]
+Purpose = Literal[
+    "weights", "rearranged", "stale", "kv_cache", "state", "checkpoints", "compute", "output", "projector", "process"
+]
 
 BATCH = 512  # tokens that the engine computes at once (n_ubatch)
+CHECKPOINTS = 2  # of each sequence that the engine keeps beside its buffers; workers are told so
 _PAD = 256  # cells that a cache is rounded up to
 # Bytes for one value of a key or value: blocks of 32 with their scales. ggml/src/ggml.c, `type_traits`.
 CACHE_BYTES = {
@@ -128,6 +131,7 @@ def buffers(shape: ModelShape, load: Load) -> tuple[Term, ...]:
     state = sum(kind.count * kind.state for kind in shape.layers) * 4 * load.parallel
     if state:
         terms.append(Term("state", state, unsure, f"{load.parallel} sequences of recurrent state in f32"))
+    terms.append(_checkpoints(shape, load, unsure))
     terms.append(_compute(shape, load, unsure))
     output = 4 * load.parallel * (shape.vocabulary + (shape.hidden if load.embeddings else 0))
     terms.append(Term("output", output, 0.0, f"{load.parallel} sequences x {shape.vocabulary:,} logits x 4 bytes"))
@@ -167,6 +171,22 @@ def _kv_cache(shape: ModelShape, load: Load, unsure: float) -> Term:
     parts = [f"{count} layers x {places:,} tokens" for count, places in ((rest, full), (slid, window)) if count]
     types = load.cache_keys if load.cache_keys == load.cache_values else f"{load.cache_keys}/{load.cache_values}"
     return Term("kv_cache", int(size), unsure, f"{' + '.join(parts)}, keys and values in {types}")
+
+
+def _checkpoints(shape: ModelShape, load: Load, unsure: float) -> Term:
+    """Copies of what cannot be rolled back, so that the next prompt need not be read anew: window and state.
+
+    The engine makes them at the end of a prompt, `CHECKPOINTS` of each sequence; a sequence has at most the window in
+    them, and all sequences together what the context holds. With the whole window kept (`full_window`) there are none.
+    """
+    kept = 0.0
+    if not load.full_window and not shape.encoder:
+        tokens = min(shape.window * load.parallel, cells(load.context))
+        kept = sum(kind.count * kv_bytes_per_cell(kind, load) for kind in shape.layers if kind.windowed) * tokens
+    kept += sum(kind.count * kind.state for kind in shape.layers) * 4 * load.parallel
+    size = int(CHECKPOINTS * kept)
+    words = f"{CHECKPOINTS} copies of window and state for each of {load.parallel} requests, as they are used"
+    return Term("checkpoints", size, unsure, words, int(size * (1 - unsure)))
 
 
 def _weights(shape: ModelShape, load: Load) -> list[Term]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from localfoundry.catalog.model import Architecture
 from localfoundry.errors import DiskError, NotAModel
 from localfoundry.formats import shape as formats_shape
-from localfoundry.formats.gguf import read_gguf
 from localfoundry.formats.shape import LayerKind, ModelShape, WeightGroup
+from localfoundry.formats.split import read_model
 
 # What a file called so holds, share of bytes by type: mixes put some matrices into finer types.
 _MIXES = {
@@ -45,7 +45,7 @@ def of_file(path: Path) -> ModelShape | None:
 
 @lru_cache(maxsize=64)
 def _read(path: Path, mtime_ns: int, size_bytes: int) -> ModelShape | None:
-    return formats_shape.of_gguf(read_gguf(path))
+    return formats_shape.of_gguf(read_model(path))
 
 
 def of_catalog(

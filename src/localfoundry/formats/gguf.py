@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,15 @@ class Tensor(msgspec.Struct, frozen=True):
     @property
     def values(self) -> int:
         return math.prod(self.dims)
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A later part of a split model: its number from 0, of how many, and its tensors; None: of an unknown type."""
+
+    number: int
+    parts: int
+    tensors: tuple[Tensor, ...]
+    weight_bytes: int | None
 
 
 class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -200,6 +210,21 @@ def read_header(read: Read, file_size_bytes: int | None = None) -> GgufHeader:
 
     With `file_size_bytes`, also that every tensor lies within the file, so that a partial download is found out.
     """
+    version, fields, tensors, data_start = _contents(read, file_size_bytes)
+    weight_bytes = _weight_bytes(tensors, data_start, file_size_bytes)
+    return _header(version, fields, tensors, file_size_bytes, data_start, weight_bytes)
+
+
+def read_part(read: Read, file_size_bytes: int | None = None) -> Part:
+    """A later part of a split model, which has tensors and says little else. Raises NotAModel."""
+    _, fields, tensors, data_start = _contents(read, file_size_bytes)
+    weight_bytes = _weight_bytes(tensors, data_start, file_size_bytes)
+    number, parts = fields.number("split.no") or 0, fields.number("split.count") or 1
+    return Part(number, parts, _public(tensors), weight_bytes)
+
+
+def _contents(read: Read, file_size_bytes: int | None) -> tuple[int, _Fields, list[_Tensor], int]:
+    """Version, metadata, tensors, and where in the file their data begins."""
     cursor = Cursor(read)
     version = _preamble(cursor)
     tensor_count = cursor.length(MAX_TENSORS, "the number of tensors")
@@ -212,9 +237,7 @@ def read_header(read: Read, file_size_bytes: int | None = None) -> GgufHeader:
         raise NotAModel(f"damaged GGUF file: alignment {alignment} is not a power of two")
     if file_size_bytes is not None and cursor.offset > file_size_bytes:  # what was stepped over is not there
         raise NotAModel(f"GGUF file is cut short: its header needs {cursor.offset:,} bytes, it has {file_size_bytes:,}")
-    data_start = (cursor.offset + alignment - 1) // alignment * alignment
-    weight_bytes = _weight_bytes(tensors, data_start, file_size_bytes)
-    return _header(version, fields, tensors, file_size_bytes, data_start, weight_bytes)
+    return version, fields, tensors, (cursor.offset + alignment - 1) // alignment * alignment
 
 
 def _preamble(cursor: Cursor) -> int:
@@ -371,8 +394,9 @@ def _header(
     heads = fields.number(f"{arch}.attention.head_count")
     hidden = fields.number(f"{arch}.embedding_length")
     kv_heads = fields.numbers(f"{arch}.attention.head_count_kv")
-    head_dim = fields.number(f"{arch}.attention.key_length") or (hidden // heads if hidden and heads else None)
-    counted = sum(t.values for t in tensors if t.name not in _NOT_PARAMETERS)
+    head_dim = fields.number(f"{arch}.attention.key_length")
+    if head_dim is None and hidden and heads:
+        head_dim = hidden // heads
     return GgufHeader(
         version=version,
         kind=fields.text("general.type") or "model",
@@ -383,7 +407,7 @@ def _header(
         tensor_count=len(tensors),
         tensor_types=_tensor_types(tensors),
         quantization=_quantization(fields, tensors),
-        parameters=counted if parts == 1 else None,
+        parameters=count_parameters(tensors) if parts == 1 else None,
         name=fields.text("general.name"),
         license=fields.text("general.license"),
         context_length=fields.number(f"{arch}.context_length"),
@@ -411,12 +435,21 @@ def _header(
         adds_bos=fields.truth("tokenizer.ggml.add_bos_token"),
         chat_template=fields.text("tokenizer.chat_template"),
         parts=parts,
-        tensors=tuple(Tensor(t.name, t.dims, _type_name(t.type), t.offset, t.size_bytes()) for t in tensors),
+        tensors=_public(tensors),
         merges=fields.count("tokenizer.ggml.merges"),
         **{name: fields.number(f"{arch}.{key}") for name, key in _MEMORY_KEYS.items()},
         nextn_layers=fields.number(f"{arch}.nextn_predict_layers") or 0,
         shared_kv_layers=fields.number(f"{arch}.attention.shared_kv_layers") or 0,
     )
+
+
+def count_parameters(tensors: Iterable[Tensor | _Tensor]) -> int:
+    """As model cards count them."""
+    return sum(t.values for t in tensors if t.name not in _NOT_PARAMETERS)
+
+
+def _public(tensors: list[_Tensor]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(t.name, t.dims, _type_name(t.type), t.offset, t.size_bytes()) for t in tensors)
 
 
 def _identity(fields: _Fields) -> tuple[str, int]:

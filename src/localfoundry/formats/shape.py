@@ -17,6 +17,8 @@ from localfoundry.formats.gguf import GgufHeader, Tensor
 
 MAX_LAYERS = 4096
 MAX_WIDTH = 2**26  # values of one token in one layer; the widest models have some ten thousands
+MAX_STATE = 2**32  # values of one sequence's state in one layer
+MAX_CONTEXT = 2**32  # tokens
 _ROWS = 8  # rows that an engine interleaves when it rearranges a tensor for its kernels
 _LOOKED_UP = ("token_embd.", "per_layer_token_embd.", "position_embd.")  # rows are read, nothing is multiplied
 # Every layer but each nth has the window, where the header has a window and no pattern. 1: the engine uses none.
@@ -111,10 +113,12 @@ def of_gguf(header: GgufHeader) -> ModelShape | None:
     Raises NotAModel for dimensions that contradict each other.
     """
     needed = (header.layers, header.hidden_size, header.attention_heads, header.vocab_size)
-    if header.kind != "model" or header.weight_bytes is None or not all(needed):
+    if header.kind != "model" or header.weight_bytes is None:
+        return None
+    check(header)
+    if not all(needed):
         return None
     layers, hidden, heads, vocabulary = (number or 0 for number in needed)
-    check(header)
     tensors = {tensor.name: tensor for tensor in header.tensors}
     kept, certain = _layers(header, layers - min(header.nextn_layers, layers))
     output = tensors.get("output.weight")
@@ -158,10 +162,18 @@ def check(header: GgufHeader) -> None:
         ("layers", header.layers, MAX_LAYERS), ("embedding length", header.hidden_size, MAX_WIDTH),
         ("feed-forward length", header.ffn_size, MAX_WIDTH), ("vocabulary", header.vocab_size, MAX_WIDTH),
         ("attention heads", header.attention_heads, MAX_WIDTH), ("head size", header.head_dim, MAX_WIDTH),
+        ("value size", header.value_head_dim, MAX_WIDTH), ("experts", header.experts, MAX_LAYERS),
+        ("expert feed-forward length", header.expert_ffn_size, MAX_WIDTH),
+        ("rank of keys and values", header.kv_lora_rank, MAX_WIDTH), ("rope dimensions", header.rope_dim, MAX_WIDTH),
+        ("convolution length", header.convolution, MAX_LAYERS), ("state values", _state(header), MAX_STATE),
+        ("context length", header.context_length, MAX_CONTEXT),
     )  # fmt: skip
     for what, number, limit in limits:
         if number is not None and number > limit:
             raise NotAModel(f"GGUF header with an impossible shape: {number:,} {what}, more than {limit:,}")
+    for what, number in _never_none(header):
+        if number is not None and number < 1:
+            raise NotAModel(f"GGUF header with an impossible shape: {number} {what}, less than 1")
     heads, kv_heads = header.attention_heads, header.kv_heads
     if heads and kv_heads and kv_heads > heads:
         raise NotAModel(f"GGUF header with an impossible shape: {kv_heads} key-value heads for {heads} attention heads")
@@ -174,6 +186,14 @@ def check(header: GgufHeader) -> None:
         raise NotAModel(
             f"GGUF header with an impossible shape: key-value heads of {len(per_layer)} layers, it has {header.layers}"
         )
+
+
+def _never_none(header: GgufHeader) -> tuple[tuple[str, int | None], ...]:
+    """Counts of which a model that says them has at least one; of attention heads a recurrent one has none."""
+    return (
+        ("layers", header.layers), ("embedding length", header.hidden_size), ("vocabulary", header.vocab_size),
+        ("head size", header.head_dim),
+    )  # fmt: skip
 
 
 _NO_TENSOR = Tensor("", (), "unknown", 0, 0)

@@ -71,9 +71,9 @@ def of_path(path: Path) -> HeaderSummary:
 
 def of_gguf_file(path: Path) -> HeaderSummary:
     """The summary of one GGUF. Raises NotAModel, DiskError."""
-    from localfoundry.formats.gguf import read_gguf
+    from localfoundry.formats.split import read_model
 
-    header = read_gguf(path)
+    header = read_model(path)
     try:
         with path.open("rb") as file:
 

@@ -47,6 +47,7 @@ class LoadPlan:
     retain: bool = False  # leave the other models loaded
     engine_arguments: tuple[str, ...] = ()
     keep_state: bool = False  # save its conversations when it is unloaded for another one
+    forced: bool = False  # load although it does not fit; of one that is loaded: it did not
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +119,7 @@ class NoRoom:
     free: int
     plan: LoadPlan
     pinned: Mapping[str, int]
+    others: int = 0  # bytes that other programs hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ Compared is what the engine says it allocated, since that does not depend on how
 
 from __future__ import annotations
 
-import os
-import platform
 from functools import cached_property
 from pathlib import Path
 
 from localfoundry import fit
+from localfoundry.advice.machine import measured_as
 from localfoundry.advice.processor import processor_of
 from localfoundry.config import Settings
 from localfoundry.engines import llama_fit
@@ -55,7 +54,8 @@ class Learned:
         self._engine = model.engine.version(settings)
         processor = processor_of(self._machine, native=self._engine.startswith("native "))
         expected = fit.load_time(shape, load, processor, predicted["rearranged"])
-        stated = sum(model.memory.values()) + predicted["process"]
+        # What the engine does not tell of is taken as predicted.
+        stated = sum(model.memory.values()) + predicted["process"] + predicted["checkpoints"]
         subject = subject_of(self._engine, manifest, shape)
         note_load(self._calibration, subject, predicted.total, stated, expected.value, model.load_s)
 
@@ -64,16 +64,11 @@ class Learned:
         return survey(self._home, Probe.NEVER)
 
 
-def machine() -> str:
-    """A machine as far as its home needs to tell it from the one that the home was copied from."""
-    return f"{platform.machine()} {platform.system()} {os.cpu_count() or 1}"
-
-
 def subject_of(engine: str, manifest: Manifest, shape: ModelShape) -> Subject:
     """What a measurement of this version here is about; `engine` with its version, empty for whichever it was."""
-    return Subject(engine, machine(), kernel(shape), manifest.files[0].sha256)
+    return Subject(engine, measured_as(), kernel(shape), manifest.files[0].sha256)
 
 
 def subject_of_shape(engine: str, shape: ModelShape) -> Subject:
     """The same of a model that is not here: others of its kernel tell something of it."""
-    return Subject(engine, machine(), kernel(shape), "")
+    return Subject(engine, measured_as(), kernel(shape), "")

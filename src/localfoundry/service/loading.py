@@ -22,6 +22,7 @@ from localfoundry.store import adopted
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.space import note_use
 from localfoundry.store.store import Store
+from localfoundry.units import format_bytes
 
 # A worker may take this many times what was predicted, and so much more, before its allocations fail.
 _LIMIT_FACTOR = 2
@@ -118,7 +119,7 @@ async def start(
     worker = await Worker.start(command, request.endpoint, log_file, limit)
     began(worker.pid)
     try:
-        await _wait_ready(worker, engine, manifest, settings.load_timeout_s)
+        await _wait_ready(worker, engine, manifest, settings.load_timeout_s, resident.plan)
         load_s = time.monotonic() - started
         await worker.told(lambda words: engine.account(words).load_s is not None)
         account = engine.account(worker.start_log)
@@ -130,14 +131,29 @@ async def start(
     )
 
 
-async def _wait_ready(worker: Worker, engine: Engine, manifest: Manifest, timeout_s: float) -> None:
+def of_force(worker: Worker, plan: LoadPlan) -> str:
+    """What a person who forced a load should know of its end: words to follow others, or none."""
+    if not plan.forced:
+        return ""
+    need = format_bytes(sum(plan.need.values()))
+    ended = "the system ended it for want of memory" if worker.was_killed else "memory may be the cause"
+    return f"; it was loaded by force, though {need} do not fit, and {ended}"
+
+
+def _of_address_limit() -> str:
+    limit = memory.address_limit()
+    return "" if limit is None else f"; a process may have {format_bytes(limit)} of addresses here (ulimit -v)"
+
+
+async def _wait_ready(worker: Worker, engine: Engine, manifest: Manifest, timeout_s: float, plan: LoadPlan) -> None:
     try:
         await worker.wait_ready(timeout_s)
     except LoadFailed as exc:
         words = engine.complaint(worker.start_log)
         short = worker.was_killed or engine.short_of_memory(worker.start_log)
         raise (OutOfMemory if short else LoadFailed)(
-            f"{manifest.id}: {exc.message}" + (f". The engine says: {words}" if words else ""),
+            f"{manifest.id}: {exc.message}{of_force(worker, plan)}{_of_address_limit() if short else ''}"
+            + (f". The engine says: {words}" if words else ""),
             hint=f"foundry service logs {manifest.name}",
             param="model",
         ) from exc

@@ -24,6 +24,19 @@ def look(workers: Iterable[int], limit_bytes: int, reserve_bytes: int) -> Budget
     return Budget(limit, max(used - own, 0), reserve_bytes)
 
 
+def address_limit() -> int | None:
+    """Bytes of addresses that each process here may have (`ulimit -v`), workers included; None: no limit.
+
+    It is no limit of memory: mapped files, stacks and reserved space count, so that no load can be predicted by it.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def _machine() -> tuple[int, int]:
     """Bytes of memory, and of it in use and not to be had back, of the container or else the machine."""
     memory = psutil.virtual_memory()

@@ -11,16 +11,17 @@ from typing import TypeVar
 
 from localfoundry import engines
 from localfoundry.config import Settings
+from localfoundry.config.model_defaults import ModelDefaults
 from localfoundry.errors import InvalidRequest
+from localfoundry.fit.context import DEFAULT_CONTEXT, SMALLEST_CONTEXT
 from localfoundry.service.decisions import LoadPlan, Resident
 from localfoundry.service.learning import Learned
-from localfoundry.service.ledger import Bytes
+from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.loading import LoadedModel
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 
-DEFAULT_CONTEXT = 8192
-SMALLEST_CONTEXT = 512  # that is chosen for a person; less is refused with the figures
+_RATIO_OF = 10**12  # bytes: large enough for a ratio of them to be exact
 _AHEAD = 2  # requests that an engine gets beyond those it answers at once, so that it never waits for the next
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ class LoadOptions:
     context: int | None = None
     pinned: bool | None = None
     keep_state: bool | None = None
+    force: bool = False  # although the estimate says that it does not fit
 
 
 class Planner:
@@ -50,18 +52,13 @@ class Planner:
         self, manifest: Manifest, options: LoadOptions, settings: Settings, resident: Resident | None, room: int
     ) -> LoadPlan:
         """`room`: bytes that a load could have if everything else were unloaded. Raises InvalidRequest, NotRunnable."""
-        chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
-        parallel, arguments = chosen.parallel or settings.parallel, chosen.engine_arguments
-        engine, file = engines.choose(manifest.format), self.store.main_file(manifest)
-        largest = engine.largest_context(manifest, file, room, parallel, arguments)
+        chosen = _chosen(manifest, settings)
+        parallel, arguments = _way_of_loading(manifest, settings)
+        largest = self.largest_context(manifest, settings, room)
         wanted = options.context or chosen.context or settings.context_length
         context, usual = _context(manifest, wanted, largest)
-        need = self._measured.get((manifest.id, context, parallel, arguments))
-        if need is None:
-            predicted = engine.memory(manifest, file, context, parallel, arguments)
-            need = self._learned.corrected(manifest, predicted)
         return LoadPlan(
-            need=need,
+            need=self.need(manifest, context, settings),
             context=context,
             largest_context=largest,
             usual_context=usual,
@@ -72,7 +69,25 @@ class Planner:
             retain=_first(options.retain, settings.retain_models),
             engine_arguments=arguments,
             keep_state=_first(options.keep_state, chosen.keep_state, settings.keep_state),
+            forced=options.force,
         )
+
+    def need(self, manifest: Manifest, context: int, settings: Settings) -> Bytes:
+        """Bytes by device of a load with so many tokens. Raises NotRunnable."""
+        parallel, arguments = _way_of_loading(manifest, settings)
+        measured = self._measured.get((manifest.id, context, parallel, arguments))
+        if measured is not None:
+            return measured
+        engine, file = engines.choose(manifest.format), self.store.main_file(manifest)
+        return self._learned.corrected(manifest, engine.memory(manifest, file, context, parallel, arguments))
+
+    def largest_context(self, manifest: Manifest, settings: Settings, room: int) -> int | None:
+        """The largest context whose load takes at most `room` bytes, by the same figures; None: not known, or none."""
+        parallel, arguments = _way_of_loading(manifest, settings)
+        engine, file = engines.choose(manifest.format), self.store.main_file(manifest)
+        # What loads here came to is a ratio: so much more or less of the estimate has room.
+        corrected = self._learned.corrected(manifest, {CPU: _RATIO_OF})[CPU] / _RATIO_OF
+        return engine.largest_context(manifest, file, int(room / corrected), parallel, arguments)
 
     def learn(self, model: LoadedModel, settings: Settings) -> None:
         """Keep how what the engine allocated compares with the estimate. Blocking."""
@@ -86,6 +101,16 @@ class Planner:
         before = self._measured.get(kind, {})
         self._measured[kind] = {device: max(size, before.get(device, 0)) for device, size in claim.items()}
         return claim
+
+
+def _chosen(manifest: Manifest, settings: Settings) -> ModelDefaults:
+    return settings.defaults_for((manifest.alias, manifest.name, manifest.id))
+
+
+def _way_of_loading(manifest: Manifest, settings: Settings) -> tuple[int, tuple[str, ...]]:
+    """Parallel requests and engine arguments."""
+    chosen = _chosen(manifest, settings)
+    return chosen.parallel or settings.parallel, chosen.engine_arguments
 
 
 def _context(manifest: Manifest, wanted: int, largest: int | None) -> tuple[int, int]:

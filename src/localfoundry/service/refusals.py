@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from localfoundry.catalog.lookup import Catalog
+from dataclasses import replace
+
+from localfoundry.advice.ways_out import unloading
 from localfoundry.errors import FoundryError, InsufficientMemory, QueueFull, QueueTimeout, WorkerCrashed
+from localfoundry.service.alternatives import Alternatives
 from localfoundry.service.decisions import Broken, NoRoom, Phase, QueueIsFull, Refusal, TooLate
 from localfoundry.store.manifest import Manifest
 from localfoundry.units import format_bytes
@@ -17,7 +20,7 @@ _WAITED_FOR = {
 }
 
 
-def error_of(why: Refusal, manifest: Manifest, catalog: Catalog) -> Exception:
+def error_of(why: Refusal, manifest: Manifest, alternatives: Alternatives) -> Exception:
     """The error for a request that was refused."""
     match why:
         case QueueIsFull(length):
@@ -31,7 +34,7 @@ def error_of(why: Refusal, manifest: Manifest, catalog: Catalog) -> Exception:
                 hint="foundry service ps --verbose",
             )
         case NoRoom():
-            return _no_room(why, manifest, catalog)
+            return _no_room(why, manifest, alternatives)
         case Broken(cause, retry_s):
             return _again(cause, retry_s, manifest)
 
@@ -46,36 +49,22 @@ def _again(cause: Exception, retry_s: float, manifest: Manifest) -> Exception:
     )
 
 
-def _no_room(why: NoRoom, manifest: Manifest, catalog: Catalog) -> FoundryError:
+def _no_room(why: NoRoom, manifest: Manifest, alternatives: Alternatives) -> FoundryError:
     free = max(why.free, 0)
-    context = why.plan.largest_context
-    ways = []
-    if context and context < why.plan.context:
-        ways.append(f"foundry model run {manifest.alias} --ctx {context}")
-    if why.pinned:
-        ways.append(f"foundry model unload {next(iter(why.pinned))}")
-    smaller = _smaller(manifest, catalog, free)
-    if smaller:
-        ways.append(f"foundry model run {smaller}")
+    advice = alternatives.of_cached(manifest, why.plan.context, why.need, free)
+    unload = unloading(why.pinned, why.need - why.free)
+    ways = ([unload] if unload else []) + list(advice.ways)
+    lines = replace(advice, ways=tuple(ways)).lines()
+    if why.need <= why.free + why.others:
+        lines.append(f"# or close other programs: they hold {format_bytes(why.others)}")
+    lines.append(f"# at your own risk, although it does not fit: foundry model run {manifest.id} --force")
     held = ", ".join(f"{name} ({format_bytes(size)})" for name, size in why.pinned.items())
     return InsufficientMemory(
         f"{manifest.id} with a context of {why.plan.context} tokens needs {format_bytes(why.need)} of memory, and "
         f"{format_bytes(free)} can be had, whatever is unloaded" + (f"; pinned: {held}" if held else ""),
         need_bytes=why.need,
         free_bytes=free,
-        largest_context=context,
-        hint="   or   ".join(ways) or "close other programs, or choose a smaller model: foundry model list",
+        largest_context=why.plan.largest_context,
+        ways_out=[way.document() for way in ways],
+        hint="\n".join(lines),
     )
-
-
-def _smaller(manifest: Manifest, catalog: Catalog, free: int) -> str | None:
-    """The largest other variant of the same model that would fit with a short context."""
-    known = catalog.find(manifest.alias)
-    if known is None:
-        return None
-    sizes = [
-        (variant.size_bytes, variant.id)
-        for variant in known[0].variants
-        if variant.name != manifest.name and variant.size_bytes and variant.size_bytes * 1.2 < free
-    ]
-    return max(sizes)[1] if sizes else None

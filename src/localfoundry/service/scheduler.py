@@ -20,6 +20,8 @@ Rules:
     could be unloaded for it.
  5. A model that fails again and again is left alone for a while, longer each time, and those who ask are told why.
  6. A request that has waited past its deadline is refused.
+ 7. A person can force a load that does not fit: idle models go for it, busy ones and pinned ones stay, and it begins.
+    It counts in the ledger like any other, and is not unloaded merely because the ledger is overdrawn.
 """
 
 from __future__ import annotations
@@ -233,7 +235,8 @@ class Scheduler:
         for model in list(self._queues):
             resident = self.residents.get(model)
             for ask in list(self._queues[model]):
-                if (resident is None or not resident.takes(ask)) and not self._possible(ask.plan, without=model):
+                waits = resident is None or not resident.takes(ask)
+                if waits and not ask.plan.forced and not self._possible(ask.plan, without=model):
                     self._take(ask.number, model)
                     yield Refuse(ask.number, self._no_room(model, ask.plan))
 
@@ -271,7 +274,7 @@ class Scheduler:
     def _stops_of_the_overdrawn(self, now: float) -> Iterator[Action]:
         over = self.ledger.overdrawn(r.claim for r in self.residents.values() if r.phase is not Phase.STOPPING)
         for r in self._least_recent() if over else ():
-            if r.in_flight == 0 and now >= r.turn_ends and any(r.claim.get(d, 0) for d in over):
+            if r.in_flight == 0 and not r.plan.forced and now >= r.turn_ends and any(r.claim.get(d, 0) for d in over):
                 yield self._stop(r, Why.ROOM)
                 over = {d: size - r.claim.get(d, 0) for d, size in over.items() if size > r.claim.get(d, 0)}
 
@@ -282,13 +285,18 @@ class Scheduler:
             plan = next((a.plan for a in self._queues[first.model] if a.explicit), first.plan)
             if first.model in self._tried_again and self._being_freed():
                 return
+            forced = plan.forced and not self._possible(plan, without=first.model)
             if self.ledger.missing(plan.need, self.claims()):
-                yield from self._make_room(plan, now)
-                return  # rule 3: nobody overtakes
+                yield from self._make_room(plan, now, drain=not forced)
+                if not forced or self._being_freed():
+                    return  # rule 3: nobody overtakes
+            plan = dataclasses.replace(plan, forced=forced)
             self.residents[first.model] = Resident(first.model, plan, plan.need)
             yield Load(first.model, plan)
 
-    def _make_room(self, plan: LoadPlan, now: float) -> Iterator[Action]:
+    def _make_room(self, plan: LoadPlan, now: float, *, drain: bool) -> Iterator[Action]:
+        """Stop idle models, then with `drain` set busy ones draining that had their turn."""
+
         def missing() -> dict[str, int]:
             staying = [r.claim for r in self.residents.values() if r not in freed]
             return self.ledger.missing(plan.need, staying)
@@ -302,7 +310,7 @@ class Scheduler:
                 continue
             if not busy:
                 yield self._stop(r, Why.ROOM)
-            elif now >= r.turn_ends:
+            elif drain and now >= r.turn_ends:
                 r.phase, r.why = Phase.DRAINING, Why.ROOM
             else:
                 continue
@@ -313,7 +321,8 @@ class Scheduler:
         lack = self.ledger.missing(plan.need, fixed.values())
         device = max(lack, key=lambda d: lack[d])
         pinned = {other: claim[device] for other, claim in fixed.items() if claim.get(device)}
-        return NoRoom(device, plan.need[device], self.ledger.free(fixed.values(), device), plan, pinned)
+        free, budget = self.ledger.free(fixed.values(), device), self.ledger.budgets.get(device)
+        return NoRoom(device, plan.need[device], free, plan, pinned, budget.others if budget else 0)
 
     # Looking
 

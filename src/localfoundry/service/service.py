@@ -27,6 +27,7 @@ from localfoundry.errors import (
     WorkerCrashed,
 )
 from localfoundry.service import conversations, health, loading, memory
+from localfoundry.service.alternatives import Alternatives
 from localfoundry.service.decisions import (
     Action,
     Ask,
@@ -87,6 +88,10 @@ class Service:
         """Go on with other settings: at once for requests and timeouts, at their next load for models."""
         self.settings = settings
         self._scheduler.queue_length = settings.queue_length
+
+    @property
+    def _alternatives(self) -> Alternatives:
+        return Alternatives(self.catalog, self._planner, self.settings)
 
     # For whoever reports
 
@@ -268,7 +273,7 @@ class Service:
                 case Refuse(number, why):
                     future, manifest = self._asking.pop(number)
                     if not future.done():
-                        future.set_exception(error_of(why, manifest, self.catalog))
+                        future.set_exception(error_of(why, manifest, self._alternatives))
                 case Load(id, plan):
                     self._begin("load", self._load(self._manifests[id], plan))
                 case Stop(id, reason):
@@ -362,7 +367,7 @@ class Service:
         if self._closing or self._models.get(model.id) is not model or model.resident.phase is Phase.STOPPING:
             return
         del self._models[model.id]
-        reason = model.worker.complaint or "it ended by itself"
+        reason = model.worker.complaint or "it ended by itself" + loading.of_force(model.worker, model.resident.plan)
         self._tell(ModelEvent("hung" if model.worker.complaint else "crashed", model.id, reason=reason))
         crash = WorkerCrashed(
             f"the worker of {model.id} failed: {reason}", hint=f"foundry service logs {model.manifest.name}"

@@ -56,11 +56,16 @@ async def read_remote(plan: PullPlan, settings: Settings) -> tuple[HeaderSummary
 
 
 async def _summary(plan: PullPlan, files: Mapping[str, RemoteFile]) -> HeaderSummary:
-    from localfoundry.formats import gguf, onnx, safetensors, summary
+    from localfoundry.formats import gguf, onnx, safetensors, split, summary
 
     if plan.format == "gguf":
         first = files[min(files)]
         header = await asyncio.to_thread(gguf.read_header, first.read, first.size_bytes)
+        if header.parts > 1:
+            later = [files[name] for name in sorted(files) if files[name] is not first]
+            header = split.joined(
+                header, [await asyncio.to_thread(gguf.read_part, f.read, f.size_bytes) for f in later]
+            )
         return await asyncio.to_thread(summary.of_gguf, header, first.read)
     texts = {
         name: await asyncio.to_thread(file.read_all, summary.MAX_TEXT_BYTES)

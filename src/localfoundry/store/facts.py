@@ -23,6 +23,7 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
     from localfoundry.formats.detect import identify
     from localfoundry.formats.gguf import read_gguf
     from localfoundry.formats.shape import of_gguf
+    from localfoundry.formats.split import names_of, read_model
 
     main = main_name(plan.format, names)
     if main is None and plan.format in ("gguf", "fake"):
@@ -35,10 +36,11 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
         return _onnx_facts(path)
     if found != "gguf":
         return {}
+    parts = names_of(path.name)
     for name in names:
-        if name.lower().endswith(".gguf") and name != main:
-            read_gguf(folder / name)  # the other parts of a split model must be sound as well
-    header = read_gguf(path)
+        if name.lower().endswith(".gguf") and Path(name).name not in parts:
+            read_gguf(folder / name)  # what lies beside the model must be sound as well
+    header = read_model(path)  # with all its parts
     template = header.chat_template
     return {
         "architecture_name": header.architecture,

@@ -34,6 +34,7 @@ def main() -> None:
     params.kv_unified = True  # the slots share one cache: any one request may use the whole context
     params.ctx_shift = False  # a full context is an error with counts, never a prompt cut in silence
     params.cache_ram_mib = 0  # the default keeps up to 8 GiB of old prompts in memory
+    params.n_ctx_checkpoints = 2  # of each request; the estimate of memory (fit/memory.py) counts as many
     params.fit_params = False  # the service decides what is loaded; probing costs a second load of the header
     params.ui = False
     params.cors_origins = ""
