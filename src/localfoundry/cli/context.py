@@ -13,8 +13,9 @@ from localfoundry import config
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.cli import output
 from localfoundry.config import Settings
-from localfoundry.errors import InvalidSetting, ServiceNotRunning
+from localfoundry.errors import InvalidSetting, ServiceNotRunning, UsageError
 from localfoundry.store.store import Store
+from localfoundry.units import parse_tokens
 
 if TYPE_CHECKING:
     from localfoundry.client import ServiceClient
@@ -86,6 +87,20 @@ def with_service(given: Settings, work: Callable[[ServiceClient], Coroutine[Any,
             return await work(client)
 
     return asyncio.run(call())
+
+
+class _TokenCount(click.ParamType[int]):
+    name = "TOKENS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else parse_tokens(value)
+        except ValueError as exc:
+            command = f"{ctx.command_path} --ctx 8k" if ctx else "--ctx 8k"
+            raise UsageError(f"--ctx: {exc}", hint=command, param="ctx") from None
+
+
+TOKENS = _TokenCount()  # `8k`, `32768`
 
 
 def json_option(command: F) -> F:

@@ -72,7 +72,7 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
 @click.command()
 @click.argument("model")
 @click.option("--ttl", type=click.IntRange(0), help="Seconds after which it is unloaded when idle; 0 never.")
-@click.option("--ctx", type=click.IntRange(1), help="Context to load it with, in tokens.")
+@click.option("--ctx", type=context.TOKENS, help="Context to load it with, for example 8k or 32768.")
 @click.option("--device", help="CPU, GPU or NPU.")
 @click.option("--pin/--no-pin", default=None, help="Never unload it for being idle or for the room.")
 @click.option("--keep-state", is_flag=True, default=None, help="Save its conversations when another model replaces it.")

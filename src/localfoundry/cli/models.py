@@ -13,8 +13,7 @@ from localfoundry.catalog import filters
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
-from localfoundry.errors import UsageError
-from localfoundry.units import format_bytes, parse_bytes, parse_tokens
+from localfoundry.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from localfoundry.advice.glance import Glance
@@ -123,7 +122,7 @@ def own_models(manifests: Sequence[Manifest], known: set[str]) -> list[Model]:
 @click.option("--running", is_flag=True, help="Only what is loaded in the service.")
 @click.option("--variants", is_flag=True, help="Every variant, also those that no engine here runs.")
 @click.option("--fits", is_flag=True, help="Only what fits this machine's memory now.")
-@click.option("--ctx", metavar="TOKENS", help="Fit and speed with this context, for example 8k or 32768.")
+@click.option("--ctx", type=context.TOKENS, help="Fit and speed with this context, for example 8k or 32768.")
 @click.option("--sort", "order", type=click.Choice(["speed", "size", "memory", "name"]),
               help="Fastest, smallest or alphabetically first; what is not known comes last.")  # fmt: skip
 @click.option("--guide", is_flag=True, help="Categories, which model for which task, and what hardware they want.")
@@ -131,7 +130,7 @@ def own_models(manifests: Sequence[Manifest], known: set[str]) -> list[Model]:
 @context.uncollected()
 def list_models(
     filter_texts: tuple[str, ...], task: str | None, device: str | None, license: str | None, max_size: str | None,
-    cached: bool, available: bool, running: bool, variants: bool, fits: bool, ctx: str | None, order: str | None,
+    cached: bool, available: bool, running: bool, variants: bool, fits: bool, ctx: int | None, order: str | None,
     guide: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """List the models that can be run here.
@@ -145,7 +144,6 @@ def list_models(
         show(as_json)
         return
     given = context.settings()
-    tokens = _tokens(ctx)
     found = _selected(given, filter_texts, task, device, license, _size(max_size), variants)
     if cached:
         found = [row for row in found if row.manifest]
@@ -155,8 +153,8 @@ def list_models(
         loaded = _loaded(given)
         found = [row for row in found if row.id in loaded]
     outlook = None
-    if fits or tokens or order:
-        found, outlook = _assessed(given, found, tokens, fits, order)
+    if fits or ctx or order:
+        found, outlook = _assessed(given, found, ctx, fits, order)
     if as_json:
         documents = [row.document() | (outlook.document(row) if outlook else {}) for row in found]
         output.document({"variants" if variants else "models": documents})
@@ -192,13 +190,6 @@ def _size(text: str | None) -> int | None:
         return None if text is None else parse_bytes(text)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--max-size") from None
-
-
-def _tokens(text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_tokens(text)
-    except ValueError as exc:
-        raise UsageError(f"--ctx: {exc}", hint="foundry model list --ctx 8k", param="ctx") from None
 
 
 def _loaded(given: Settings) -> set[str]:

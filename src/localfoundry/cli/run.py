@@ -42,7 +42,7 @@ def _load_options(command: F) -> F:
                      help="Keep other models loaded."),
         click.option("--ttl", type=click.IntRange(0), help="Seconds after which it is unloaded when idle; 0 never."),
         click.option("--device", help="CPU, GPU or NPU."),
-        click.option("--ctx", type=click.IntRange(1), help="Context to load it with, in tokens."),
+        click.option("--ctx", type=context.TOKENS, help="Context to load it with, for example 8k or 32768."),
         click.option("--keep-state", is_flag=True, default=None,
                      help="Save its conversations when another model replaces it, and go on from there."),
     ]  # fmt: skip
