@@ -2,14 +2,14 @@
 
     python benchmarks/fit.py --speed-constants
 
-Fitted to are the cases that `fitted` names: of every type one shape. Least squares of the logarithms, by Gauss and
-Newton with a damped step; a weak pull towards the rates now in the file keeps put what nothing measured tells.
+Least squares of the logarithms, by Gauss and Newton with a damped step, from the same round figures for every type; a
+weak pull towards these keeps put what nothing measured tells. How well the formulas do on a file that they were not
+fitted to is told by leaving each file out in turn, where another one of its type remains.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +25,16 @@ from localfoundry.fit.processor import RATES, Kernel, Rates
 from localfoundry.formats.shape import ModelShape
 
 KEPT = Path(__file__).parent.parent / "tests" / "fit" / "speeds.json"
-FITTED = ("SmolLM2-135M ", "Qwen3-0.6B (10 layers) ", "a mixture of 32 experts Q8_0")
-_PULL = 0.02
-_FIRM = 0.5  # on what no single run tells apart: the share of the bandwidth, seconds for layers and tokens
-_STEPS = 60
+_PULL = 0.01
+_FIRM = 0.2  # on what no single run tells apart: the share of the bandwidth, seconds for tokens
+_STEPS = 25
 _SAME = ("stream_share", "elementwise", "layer_s", "token_s")
+
+
+START = Rates(
+    kernels=dict.fromkeys(sorted(RATES.kernels), Kernel(40, 80)), stream_share=0.9, attention=Kernel(12, 100),
+    elementwise=0.5, experts=Kernel(0.9, 0.7), layer_s=60e-6, token_s=300e-6,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,10 @@ class Row:
     samples: tuple[float, ...]
     shape: ModelShape
     processor: Processor
+
+    @property
+    def kind(self) -> str:
+        return _kind(self.file)
 
     @property
     def median(self) -> float:
@@ -61,36 +70,42 @@ class Row:
     def error(self, rates: Rates = RATES) -> float:
         return self.predicted(rates) / self.median - 1
 
-    @property
-    def fitted(self) -> bool:
-        """Whether the rates were: one shape for every type, and no run with fewer threads than cores."""
-        return self.threads > 1 and self.file.startswith(FITTED)
-
 
 def rows(path: Path = KEPT, least: int = 1) -> list[Row]:
-    """A median for everything of which `least` runs were not disturbed, over all windows that it was in."""
+    """A median for everything of which `least` runs of a window were not disturbed, beside the probes of that window:
+    what the memory of a shared machine gives changes by half within hours."""
     kept: dict[str, Any] = json.loads(path.read_text())
     shapes = {name: msgspec.convert(shape, ModelShape) for name, shape in kept["shapes"].items()}
-    samples: dict[tuple[str, int, str], list[float]] = defaultdict(list)
-    probes: dict[tuple[str, int], list[float]] = defaultdict(list)
-    windows: dict[str, str] = {}
-    for window in kept["windows"]:
-        for case in window["cases"]:
-            file, threads = case["file"], case["threads"]
-            windows.setdefault(file, window["window"])
-            probes[file, threads] += window["probes"].get(str(threads), [])
-            for what, runs in case["measured"].items():
-                samples[file, threads, what] += [rate for rate, others in runs if others <= DISTURBED]
     return [
-        Row(windows[file], file, threads, quantity, int(length), tuple(runs), shapes[file],
-            Processor(stats.percentile(probes[file, threads], 0.5), threads, measured=True))
-        for (file, threads, what), runs in samples.items()
+        Row(f"{window['window']} {number}", case["file"], case["threads"], quantity, int(length), tuple(calm),
+            shapes[case["file"]], Processor(stats.percentile(probes, 0.5), case["threads"], measured=True))
+        for number, window in enumerate(kept["windows"])
+        for case in window["cases"]
+        for probes in [window["probes"].get(str(case["threads"]), [])]
+        for what, runs in case["measured"].items()
         for quantity, _, length in [what.partition(" ")]
-        if len(runs) >= least and probes[file, threads] and quantity in ("decode", "prefill")
+        for calm in [[rate for rate, others in runs if others <= DISTURBED]]
+        if len(calm) >= least and probes and quantity in ("decode", "prefill")
     ]  # fmt: skip
 
 
-def fit(some: list[Row], start: Rates = RATES) -> Rates:
+def held_out(some: list[Row], file: str) -> Rates | None:
+    """The rates without a file; None where its type would then be unmeasured."""
+    rest = [row for row in some if row.file != file]
+    return fit(rest) if any(row.kind == _kind(file) for row in rest) else None
+
+
+def held_back(some: list[Row]) -> list[tuple[Row, Rates]]:
+    """Every row whose file can be left out, with the rates that know nothing of it. Takes a second for each file."""
+    rates = {file: held_out(some, file) for file in sorted({row.file for row in some})}
+    return [(row, found) for row in some for found in [rates[row.file]] if found is not None]
+
+
+def _kind(file: str) -> str:
+    return file.rpartition(" ")[2]
+
+
+def fit(some: list[Row], start: Rates = START) -> Rates:
     """The rates with the least squares of logarithmic errors over `some`."""
     kinds = sorted(start.kernels)
     first = _vector(start, kinds)
@@ -132,29 +147,27 @@ def _rates(values: Any, kinds: list[str], start: Rates) -> Rates:
     )  # fmt: skip
 
 
-def report(some: list[Row], rates: Rates, label: str) -> None:
+def report(errors: list[tuple[Row, float]], label: str) -> None:
     for quantity in ("decode", "prefill"):
-        errors = sorted(abs(row.error(rates)) for row in some if row.quantity == quantity)
-        if errors:
-            print(f"{label}, {quantity}: {len(errors)} medians, 90 % within {stats.percentile(errors, 0.9):.0%}, "
-                  f"half within {stats.percentile(errors, 0.5):.0%}, worst {errors[-1]:.0%}")  # fmt: skip
+        sizes = sorted(abs(error) for row, error in errors if row.quantity == quantity)
+        print(f"{label}, {quantity}: {len(sizes)} medians, 90 % within {stats.percentile(sizes, 0.9):.0%}, "
+              f"half within {stats.percentile(sizes, 0.5):.0%}, worst {sizes[-1]:.0%}")  # fmt: skip
 
 
 def main() -> None:
     every = rows()
-    fitted = [row for row in every if row.fitted]
-    rates = fit(fitted)
-    for row in every:
+    rates = fit(every)
+    held = held_back(every)
+    for row, found in held:
         spread = max(row.samples) / min(row.samples) - 1
-        print(f"{row.window:8}{row.file:34} x{row.threads} {row.quantity:8}{row.length:5} measured {row.median:8.1f} "
-              f"(n {len(row.samples)}, spread {spread:4.0%}) predicted {row.predicted(rates):8.1f} "
-              f"{row.error(rates):+.0%}{'' if row.fitted else '  held back'}")  # fmt: skip
-    report(fitted, rates, "fitted to")
-    report([row for row in every if not row.fitted], rates, "held back")
-    measured = {row.file.rpartition(" ")[2] for row in fitted}
-    for kind, found in rates.kernels.items():
-        if kind in measured:
-            print(f'"{kind}": Kernel({found.decode:.1f}, {found.prefill:.1f}),')
+        print(f"{row.window:9}{row.file:34} x{row.threads} {row.quantity:8}{row.length:5} measured {row.median:8.1f} "
+              f"(n {len(row.samples)}, spread {spread:4.0%}) predicted without it {row.predicted(found):8.1f} "
+              f"{row.error(found):+.0%}")  # fmt: skip
+    report([(row, row.error(rates)) for row in every], "fitted to")
+    report([(row, row.error(found)) for row, found in held], "held back")
+    for kind, kernel in rates.kernels.items():
+        if any(row.kind == kind for row in every):
+            print(f'"{kind}": Kernel({kernel.decode:.1f}, {kernel.prefill:.1f}),')
     print({name: getattr(rates, name) for name in _SAME}, rates.attention, rates.experts)
 
 

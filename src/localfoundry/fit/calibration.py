@@ -26,7 +26,7 @@ _SANE = (0.02, 50.0)  # a ratio outside is a mistake in measuring, not a machine
 
 # Half the width of the interval, relative: after measurements of this model, of its kernel, or by others elsewhere.
 _SPREAD: dict[Quantity, tuple[float, float]] = {
-    "memory": (0.03, 0.05), "load": (0.35, 0.6), "decode": (0.25, 0.35), "prefill": (0.45, 0.45),
+    "memory": (0.03, 0.05), "load": (0.35, 0.6), "decode": (0.30, 0.35), "prefill": (0.25, 0.30),
 }  # fmt: skip
 _OTHERS_SPREAD = 0.5
 

@@ -56,21 +56,21 @@ class Rates:
     token_s: float
 
 
-# Of these types and this processor's kind; a mixture's shares, and the types below, are guesses set beside them.
+# Of these types and this processor's kind; the types below are guesses set beside them.
 RATES = Rates(
     kernels={
-        "F16": Kernel(45.9, 29.9), "Q8_0": Kernel(19.7, 77.8), "Q6_K": Kernel(26.3, 63.5), "Q5_K": Kernel(29.4, 104.8),
-        "Q5_0": Kernel(13.7, 40.1), "Q4_K": Kernel(58.9, 96.6), "Q4_0": Kernel(77.0, 79.9), "Q4_1": Kernel(21.0, 36.0),
-        "IQ4_NL": Kernel(81.4, 98.0), "Q3_K": Kernel(30.8, 101.6), "Q2_K": Kernel(32.5, 104.5),
+        "F16": Kernel(65.7, 39.2), "Q8_0": Kernel(24.6, 60.2), "Q6_K": Kernel(28.9, 80.9), "Q5_K": Kernel(28.6, 93.5),
+        "Q5_1": Kernel(20.5, 28.5), "Q5_0": Kernel(22.9, 47.0), "Q4_K": Kernel(46.7, 77.2), "Q4_1": Kernel(18.7, 34.7),
+        "Q4_0": Kernel(39.7, 74.0), "IQ4_NL": Kernel(53.9, 75.3), "Q3_K": Kernel(29.9, 85.4), "Q2_K": Kernel(40.9, 105),
     },
-    stream_share=0.983,
-    attention=Kernel(5.38, 25.3),
-    elementwise=0.5,
-    experts=Kernel(0.9, 0.7),
-    layer_s=70e-6,
-    token_s=300e-6,
+    stream_share=0.946,
+    attention=Kernel(12.5, 172),
+    elementwise=0.466,
+    experts=Kernel(0.64, 0.63),
+    layer_s=67e-6,
+    token_s=269e-6,
 )  # fmt: skip
-_GUESSED = {"F32": Kernel(12, 20), "BF16": Kernel(14, 25), "Q5_1": Kernel(14, 36)}
+_GUESSED = {"F32": Kernel(12, 20), "BF16": Kernel(14, 25)}
 _UNKNOWN = Kernel(14, 36)
 
 

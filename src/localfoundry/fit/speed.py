@@ -22,9 +22,10 @@ _START_S = 0.6  # a worker's process and its imports
 _WARM_UP_BYTES_PER_S = 2e9  # pages touched by the warm-up, from the page cache
 _REARRANGE_BYTES_PER_S = 0.4e9
 _TEXTS_PER_S = 400_000  # of the vocabulary
+_PER_HEAD = 200  # products that take as long as what a head spends on each position besides them: its softmax, the loop
 
 # 90 % intervals as factors up and down, on the kind of machine that was measured.
-_DECODE, _PREFILL, _LOAD = 1.35, 1.4, 2.0
+_DECODE, _PREFILL, _LOAD = 1.4, 1.35, 2.0
 _OTHER_MACHINE = 2.0  # the clock and the width of its cores are not known
 _UNMEASURED = 2.5  # kernels for other instructions, or of a type that was never measured
 _DEDUCED = 1.15  # a shape from a catalog's facts
@@ -190,7 +191,7 @@ def kv_read_bytes(shape: ModelShape, load: Load, depth: int) -> int:
 
 def _attention_operations(shape: ModelShape, depth: float) -> float:
     """Of one token with `depth` others: products with keys, and sums of values."""
-    width = shape.heads * (2 * shape.latent + shape.rope_dim if shape.latent else 2 * shape.head_dim)
+    width = shape.heads * (2 * shape.latent + shape.rope_dim if shape.latent else 2 * shape.head_dim + _PER_HEAD)
     layers = sum(
         kind.count * (min(depth, shape.window) if kind.windowed else depth) for kind in shape.layers if kind.keys
     )
