@@ -18,6 +18,7 @@
     │   │   └── BadKeyFile       400  the file of API keys is damaged, or others can read it
     │   ├── InvalidLock          400  a lock file that cannot be read or used
     │   ├── InvalidMachine       400  a description of a machine that cannot be read or used
+    │   ├── InvalidSuite         400  a suite of tasks that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
     │   ├── MissingExtra         400  an optional part of this product is not installed
@@ -238,6 +239,12 @@ class InvalidMachine(UsageError):
     """A description of a machine (`foundry hardware --json`) that is damaged, hostile, or of another version."""
 
     code = "invalid_machine"
+
+
+class InvalidSuite(UsageError):
+    """A suite of tasks (`foundry eval`) that is damaged, too large, hostile, or does not say what to check."""
+
+    code = "invalid_suite"
 
 
 class NotAModel(UsageError):

@@ -28,6 +28,7 @@ print(*sys.modules, file=sys.stderr)
     [
         "", "--help", "--version", "model --help", "model list", "cache list", "cache location", "service status",
         "config", "config list", "config get port", "config set port 0",
+        "eval --help",
     ],
 )  # fmt: skip
 def test_a_cheap_command_imports_nothing_heavy(line: str) -> None:

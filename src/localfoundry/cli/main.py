@@ -107,6 +107,7 @@ TOP = {
     "chat": "run:chat",
     "complete": "run:complete",
     "bench": "bench:bench",
+    "eval": "eval:evaluate",
     "import": "adopt:import_models",
     "status": "server:status",
     "top": "top:top",

@@ -1,0 +1,245 @@
+"""Runs over a server that answers as it is told: what is asked, what is kept, and what a failure costs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localfoundry.errors import InvalidRequest
+from localfoundry.quality import suite
+from localfoundry.quality.ask import Endpoint
+from localfoundry.quality.results import ItemResult, Plan, ResultFile, Run, SuiteRun, latest, read
+from localfoundry.quality.run import GIVE_UP_AFTER, Group, evaluate
+from localfoundry.quality.suite import Suite
+from quality.answering_server import AnsweringServer, Say
+
+DEADLINE_S = 60
+SUITE = """
+suite: mine
+language: en
+tools:
+  - {name: f, description: does it, parameters: {type: object, properties: {x: {type: integer}}}}
+items:
+""" + "".join(
+    f"  - {{id: i{n}, prompt: 'say {n}', max_tokens: 9, checks: [{{exact: '{n}'}}], answer: '{n}', wrong: [x]}}\n"
+    for n in range(6)
+)
+
+
+def mine(text: str = SUITE) -> Suite:
+    return suite.decode(text.encode(), "mine.yaml")
+
+
+def plan_of(*models: str, given: Suite | None = None) -> Plan:
+    chosen = given or mine()
+    return Plan(models, (SuiteRun(chosen.name, chosen.language, chosen.sha256, tuple(i.id for i in chosen.items)),))
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.results: list[ItemResult] = []
+
+    def record(self, result: ItemResult) -> None:
+        self.results.append(result)
+
+
+def parrot(body: dict[str, Any]) -> Say:
+    return Say(body["messages"][-1]["content"].removeprefix("say "))
+
+
+async def asked(
+    answer: Callable[[dict[str, Any]], Say],
+    *models: str,
+    given: Suite | None = None,
+    done: Collection[tuple[str, str, str, str]] = (),
+    timeout_s: float = 30,
+) -> tuple[list[ItemResult], AnsweringServer]:
+    kept, server = Kept(), AnsweringServer(answer)
+    chosen = given or mine()
+    async with (
+        server.running(),
+        asyncio.timeout(DEADLINE_S),
+        Endpoint(f"{server.url}/v1/", {"Authorization": "Bearer k"}, timeout_s=timeout_s) as endpoint,
+    ):
+        cut = await evaluate(endpoint, plan_of(*models, given=chosen), [chosen], [Group(models)], kept, done=done)
+    assert not cut
+    return kept.results, server
+
+
+async def test_items_are_asked_in_turns_and_all_models_are_asked_the_same() -> None:
+    results, server = await asked(parrot, "a", "b")
+    assert [(r.item, r.model) for r in results] == [(f"i{n}", m) for n in range(6) for m in "ab"]
+    assert all(r.passed and r.tokens == 5 and r.prompt_tokens == 11 and r.ttft_s is not None for r in results)
+    assert all(0 < (r.ttft_s or 0) <= r.seconds for r in results)
+    a, b = ([{k: v for k, v in body.items() if k != "model"} for body in server.bodies[i::2]] for i in (0, 1))
+    assert a == b
+    assert {(body["temperature"], body["seed"], body["max_tokens"], body["stream"]) for body in a} == {(0, 42, 9, True)}
+    assert "tools" not in a[0]
+    assert "Bearer k" in server.headers[0]
+
+
+async def test_a_wrong_answer_keeps_its_reasons_and_its_text() -> None:
+    results, _ = await asked(lambda body: Say("0"), "a")
+    assert [r.passed for r in results] == [True] + [False] * 5
+    assert results[1].failures == ("exact: not exactly '1': '0'",)
+    assert results[1].answer == "0"
+    assert results[1].error is None
+
+
+async def test_reasoning_is_taken_off_before_the_checks_and_counts_for_the_first_token() -> None:
+    def think(body: dict[str, Any]) -> Say:
+        return Say(f"<think>9 or so</think>\n{parrot(body).text}", reasoning="let me see: 9")
+
+    results, _ = await asked(think, "a")
+    assert all(r.passed for r in results)
+    assert "<think>" in results[0].answer, "the results keep what was said"
+
+
+async def test_tools_are_offered_and_their_calls_put_together() -> None:
+    text = SUITE.split("items:")[0] + (
+        "items:\n  - {id: t, prompt: go, tools: [f], checks: [{tool_calls: [{name: f, arguments: {x: 4}}]}]}\n"
+    )
+    results, server = await asked(lambda body: Say(calls=(("f", '{"x": 4}'),)), "a", given=mine(text))
+    assert results[0].passed, results[0].failures
+    assert json.loads(results[0].calls) == [{"name": "f", "arguments": {"x": 4}}]
+    assert server.bodies[0]["tools"][0]["function"]["name"] == "f"
+    broken, _ = await asked(lambda body: Say(calls=(("f", '{"x": '),)), "a", given=mine(text))
+    assert broken[0].failures == ("tool_calls: the arguments of f are no JSON object",)
+
+
+@pytest.mark.parametrize(
+    ("say", "words"),
+    [
+        (Say(status=503, error="no model"), "HTTP 503: no model"),
+        (Say("1", cut=True), ""),
+        (Say("1", error="the worker ended"), "the worker ended"),
+    ],
+)
+async def test_a_model_that_always_fails_becomes_failed_items_and_is_soon_left_alone(say: Say, words: str) -> None:
+    results, server = await asked(lambda body: say if body["model"] == "bad" else parrot(body), "bad", "good")
+    bad, good = ([r for r in results if r.model == m] for m in ("bad", "good"))
+    assert all(r.passed for r in good)
+    assert len(bad) == 6
+    assert all(not r.passed and words in (r.error or "") for r in bad)
+    assert all(r.error for r in bad)
+    assert [(r.error or "").startswith("not asked: ") for r in bad] == [False] * GIVE_UP_AFTER + [True] * 3
+    assert sum(body["model"] == "bad" for body in server.bodies) <= 2 * GIVE_UP_AFTER
+
+
+async def test_a_prompt_that_is_refused_speaks_against_itself_only() -> None:
+    """The prompt is too long for the context: the next, shorter one is asked all the same."""
+    results, server = await asked(lambda body: Say(status=400, error="the prompt has 9000 tokens"), "a")
+    assert len(server.bodies) == 6
+    assert all(r.error == "HTTP 400: the prompt has 9000 tokens" for r in results)
+
+
+async def test_a_model_that_hangs_costs_its_timeout_a_few_times() -> None:
+    results, _ = await asked(lambda body: Say("1", hang=True), "a", timeout_s=0.2)
+    assert results[0].error == "no complete answer within 0.2 s"
+    assert results[0].answer == "1", "what came is kept"
+    assert (results[5].error or "").startswith("not asked")
+
+
+async def test_a_server_that_asks_to_come_back_is_asked_again() -> None:
+    told: list[int] = []
+
+    def busy(body: dict[str, Any]) -> Say:
+        told.append(1)
+        return Say(status=429, retry_after="0") if len(told) % 2 else parrot(body)
+
+    results, _ = await asked(busy, "a")
+    assert all(r.passed for r in results)
+
+
+async def test_no_server_is_an_error_of_each_item() -> None:
+    server = AnsweringServer(parrot)
+    async with server.running():
+        url = server.url
+    kept = Kept()
+    async with Endpoint(url) as endpoint:
+        await evaluate(endpoint, plan_of("a"), [mine()], [Group(("a",))], kept)
+    assert len(kept.results) == 6
+    assert all(r.error for r in kept.results)
+
+
+async def test_an_endless_answer_is_cut_off() -> None:
+    results, _ = await asked(lambda body: Say(reasoning="x" * 500_000), "a")
+    assert "longer than 400,000 characters" in (results[0].error or "")
+
+
+async def test_a_model_that_cannot_be_loaded_is_not_asked() -> None:
+    async def prepare() -> dict[str, str]:
+        return {"b": "it could not be loaded: too large"}
+
+    kept, server = Kept(), AnsweringServer(parrot)
+    async with server.running(), Endpoint(server.url) as endpoint:
+        groups = [Group(("a",)), Group(("b",), prepare)]
+        await evaluate(endpoint, plan_of("a", "b"), [mine()], groups, kept)
+    assert [r.passed for r in kept.results] == [True] * 6 + [False] * 6
+    assert kept.results[-1].error == "not asked: it could not be loaded: too large"
+    assert {body["model"] for body in server.bodies} == {"a"}
+
+
+async def test_a_cancelled_run_keeps_what_it_has_and_goes_on_later(tmp_path: Path) -> None:
+    plan, run = plan_of("a"), Run(plan_of("a"), "now", "0")
+    server = AnsweringServer(parrot)
+
+    async def work(file: ResultFile, stop_after: int | None) -> bool:
+        done = {r.key for r in read(file.path)[1] if r.error is None}
+        task = asyncio.current_task()
+        assert task is not None
+        count = 0
+
+        def told(_: ItemResult) -> None:
+            nonlocal count
+            count += 1
+            if count == stop_after:
+                task.cancel()
+
+        async with Endpoint(server.url) as endpoint:
+            return await evaluate(endpoint, plan, [mine()], [Group(("a",))], file, done=done, on_result=told)
+
+    async with server.running(), asyncio.timeout(DEADLINE_S):
+        with ResultFile.create(tmp_path, run) as file:
+            assert await asyncio.create_task(work(file, 2))
+        path = latest(tmp_path, plan)
+        assert [r.item for r in read(path)[1]] == ["i0", "i1"]
+        with path.open("ab") as torn:
+            torn.write(b'{"kind":"item","suite":"mi')  # what a crash leaves
+        with ResultFile.reopen(path) as file:
+            assert not await asyncio.create_task(work(file, None))
+    assert [r.item for r in read(path)[1]] == [f"i{n}" for n in range(6)]
+    assert len(server.bodies) <= 7, "no more than the one that was cut off is asked twice"
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_only_a_run_of_the_same_plan_is_continued(tmp_path: Path) -> None:
+    with ResultFile.create(tmp_path, Run(plan_of("a"), "now", "0")) as file:
+        assert latest(tmp_path, plan_of("a")) == file.path
+    with pytest.raises(InvalidRequest, match="no earlier run"):
+        latest(tmp_path, plan_of("b"))
+    with pytest.raises(InvalidRequest, match="no earlier run"):
+        latest(tmp_path, plan_of("a", given=mine(SUITE.replace("say 1", "tell 1"))))
+
+
+def test_the_last_result_of_an_item_counts_and_rubbish_does_not(tmp_path: Path) -> None:
+    result = ItemResult(suite="s", language="en", item="i", model="m", passed=False, error="broke")
+    with ResultFile.create(tmp_path, Run(plan_of("m"), "now", "0")) as file:
+        file.record(result)
+        file.record(ItemResult(suite="s", language="en", item="i", model="m", passed=True))
+    with file.path.open("ab") as rubbish:
+        rubbish.write(b'\xff\xfe\n[1]\n{"kind":"other"}\n')
+    run, results = read(file.path)
+    assert run is not None
+    assert [(r.passed, r.error) for r in results] == [(True, None)]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRequest, match="not an http address"):
+        Endpoint(url)
