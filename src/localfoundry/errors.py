@@ -4,6 +4,7 @@
     ├── UsageError               400  the caller asked for something that cannot be
     │   ├── UnknownModel         404  no model, alias or file of that name
     │   ├── ModelNotCached       404  known, but not on this disk
+    │   ├── UnknownRun           404  no measured run of that id or name
     │   ├── NotRunnable          400  no engine here can run that variant
     │   ├── InvalidRequest       400  a field of a request is missing, of the wrong type or out of range
     │   ├── ContextLengthExceeded 400 the prompt does not fit the context
@@ -18,6 +19,7 @@
     │   │   └── BadKeyFile       400  the file of API keys is damaged, or others can read it
     │   ├── InvalidLock          400  a lock file that cannot be read or used
     │   ├── InvalidMachine       400  a description of a machine that cannot be read or used
+    │   ├── InvalidResults       400  shared results (models.json) that are damaged, hostile or not what they say
     │   ├── InvalidSuite         400  a suite of tasks that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
@@ -31,6 +33,7 @@
     ├── DiskError                400  the disk: full, read-only, gone
     │   ├── DiskFull             400
     │   ├── DamagedModel         400  bytes of a version are missing or not what they were
+    │   ├── DamagedResults       400  the file of everything measured is damaged and was set aside
     │   ├── ModelGone            404  an adopted model whose owner removed it
     │   └── ModelChanged         400  an adopted model whose owner changed its bytes
     ├── LockMismatch             400  what is here is not what a lock file says
@@ -123,6 +126,13 @@ class ModelNotCached(UsageError):
             hint=f"foundry model download {name}",
             param="model",
         )
+
+
+class UnknownRun(UsageError):
+    """No run that was measured here has this id or baseline name, or more than one begins so."""
+
+    code = "run_not_found"
+    status = 404
 
 
 class NotRunnable(UsageError):
@@ -241,6 +251,12 @@ class InvalidMachine(UsageError):
     code = "invalid_machine"
 
 
+class InvalidResults(UsageError):
+    """Shared results (`models.json`) that are damaged, hostile, changed since, or hold a secret. Nothing was taken."""
+
+    code = "invalid_results"
+
+
 class InvalidSuite(UsageError):
     """A suite of tasks (`foundry eval`) that is damaged, too large, hostile, or does not say what to check."""
 
@@ -346,6 +362,12 @@ class DiskFull(DiskError):
     """There is not enough room. What was downloaded so far is kept, and the next attempt goes on from there."""
 
     code = "disk_full"
+
+
+class DamagedResults(DiskError):
+    """The file of everything measured is damaged. It was set aside under another name, and a new one begins."""
+
+    code = "results_damaged"
 
 
 class ModelGone(DiskError):

@@ -7,6 +7,8 @@ compared. Models are scripts by name; an unknown one is a 404 with OpenAI's erro
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import json
 import time
 from collections.abc import AsyncIterator
@@ -34,10 +36,15 @@ class Script:
     error_after: int | None = None  # chunks, then an error object as an event
     garbage_after: int | None = None
     hang_after: int | None = None
+    fails_after: int | None = None  # requests, then each is a 500
+    stall_after: int | None = None  # chunks, then nothing for `stall_s`
+    stall_s: float = 0.0
+    stall_every: int = 1  # only each so manieth request stalls
+    slots: int | None = None  # requests answered at once; more wait
     drops: str = ""  # "kept": every second request of a connection, unanswered; "all": every request
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """What the server saw and did for one request; times from time.perf_counter."""
 
@@ -45,6 +52,7 @@ class Record:
     received: float
     writes: list[float] = field(default_factory=list)
     connection: int = 0
+    authorization: str = ""
 
 
 class ClockServer:
@@ -53,9 +61,11 @@ class ClockServer:
         self.records: list[Record] = []
         self.started = asyncio.Event()  # a chunk was written
         self.url = ""
+        self.says = ""  # added to the words of a refusal
         self.dropped = 0
         self._connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._slots = {name: asyncio.Semaphore(script.slots) for name, script in scripts.items() if script.slots}
 
     def of(self, model: str) -> list[Record]:
         return [record for record in self.records if record.body["model"] == model]
@@ -86,9 +96,10 @@ class ClockServer:
                 if drops == "all" or (drops == "kept" and served % 2 == 0):
                     self.dropped += 1
                     return
-                record = Record(body, time.perf_counter(), connection=connection)
+                record = Record(body, time.perf_counter(), connection=connection, authorization=self._authorization)
                 self.records.append(record)
-                await self._answer(writer, record)
+                async with self._slots.get(body["model"], contextlib.nullcontext()):
+                    await self._answer(writer, record)
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -101,6 +112,7 @@ class ClockServer:
         except asyncio.IncompleteReadError:
             return None
         assert head.startswith("post /v1/chat/completions http/1.1\r\n"), head
+        self._authorization = next((line[15:] for line in head.split("\r\n") if line.startswith("authorization: ")), "")
         length = next(int(line[15:]) for line in head.split("\r\n") if line.startswith("content-length:"))
         body = json.loads(await reader.readexactly(length))
         assert isinstance(body, dict)
@@ -108,9 +120,16 @@ class ClockServer:
 
     async def _answer(self, writer: asyncio.StreamWriter, record: Record) -> None:
         script = self.scripts.get(record.body["model"])
+        if (
+            script is not None
+            and script.fails_after is not None
+            and len(self.of(record.body["model"])) > script.fails_after
+        ):
+            script = dataclasses.replace(script, status=500)
         if script is None or script.status != 200:
             status = 404 if script is None else script.status
-            text = json.dumps({"error": {"message": f"no model {record.body['model']}", "code": "model_not_found"}})
+            said = f"no model {record.body['model']} {self.says}".strip()
+            text = json.dumps({"error": {"message": said, "code": "model_not_found"}})
             writer.write(f"HTTP/1.1 {status} Refused\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
             await writer.drain()
             return
@@ -132,6 +151,8 @@ class ClockServer:
             await writer.drain()
             self.started.set()
             left, chunk = left - count, chunk + 1
+            if chunk == script.stall_after and self.records.index(record) % script.stall_every == 0:
+                await asyncio.sleep(script.stall_s)
             if chunk == script.cut_after:
                 writer.transport.abort()
                 raise ConnectionResetError

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.expected import compared, words
-from localfoundry.bench.run import Candidate, Outcome, Sample
+from localfoundry.bench.outcome import Outcome
+from localfoundry.bench.request import Sample
 from localfoundry.fit import Load, Processor, decode, prefill
 from localfoundry.fit.calibration import Calibration, Subject
 from recorded_loads import loads

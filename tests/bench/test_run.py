@@ -5,23 +5,38 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from bench.clock_server import ClockServer, Script
+from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.outcome import Measurement, Outcome
+from localfoundry.bench.plan import Plan
 from localfoundry.bench.prompts import prompt
-from localfoundry.bench.run import Candidate, Measurement, Outcome, Sample, measure
+from localfoundry.bench.request import Sample
+from localfoundry.bench.run import Watch, measure
 from localfoundry.errors import InvalidRequest, LoadFailed
 
 DEADLINE_S = 60
 
 
+class Seen(Watch):
+    """Hands each sample on."""
+
+    def __init__(self, told: Callable[[Sample], None]) -> None:
+        self._told = told
+
+    def sample(self, sample: Sample) -> None:
+        self._told(sample)
+
+
 async def measured(scripts: dict[str, Script], *candidates: Candidate, rounds: int = 2) -> Measurement:
     listed = candidates or tuple(Candidate(name, name) for name in scripts)
     async with ClockServer(scripts).running() as server, asyncio.timeout(DEADLINE_S):
-        return await measure(server.url, listed, rounds=rounds)
+        return await measure(Target(server.url), listed, plan=Plan(rounds=rounds))
 
 
 def only(result: Measurement) -> Outcome:
@@ -34,7 +49,7 @@ async def test_the_clock_that_was_set_is_the_clock_that_is_reported() -> None:
     which is for a machine that does other work meanwhile."""
     script = Script(tokens=11, ttft_s=0.1, gap_s=0.03)
     async with ClockServer({"m": script}).running() as server, asyncio.timeout(DEADLINE_S):
-        result = await measure(server.url, [Candidate("m", "m")], rounds=3)
+        result = await measure(Target(server.url), [Candidate("m", "m")], plan=Plan(rounds=3))
     samples = only(result).samples
     assert [sample.round for sample in samples] == [1, 2, 3]
     for sample, record in zip(samples, server.of("m")[1:], strict=True):
@@ -99,10 +114,10 @@ async def test_rounds_are_interleaved_and_the_warm_up_is_thrown_away() -> None:
     async with ClockServer({"a": Script(), "b": Script()}).running() as server, asyncio.timeout(DEADLINE_S):
         seen: list[tuple[str, int]] = []
         result = await measure(
-            server.url,
+            Target(server.url),
             [Candidate("a", "a"), Candidate("b", "b")],
-            rounds=2,
-            on_sample=lambda sample: seen.append((sample.label, sample.round)),
+            plan=Plan(rounds=2),
+            watch=Seen(lambda sample: seen.append((sample.label, sample.round))),
         )
     assert [record.body["model"] for record in server.records] == ["a", "b"] * 3
     assert seen == [(label, number) for number in range(3) for label in "ab"]
@@ -113,14 +128,14 @@ async def test_rounds_are_interleaved_and_the_warm_up_is_thrown_away() -> None:
 async def test_prompts_are_distinct_and_the_same_for_every_candidate() -> None:
     async with ClockServer({"a": Script(), "b": Script()}).running() as server, asyncio.timeout(DEADLINE_S):
         listed = [Candidate("a", "a"), Candidate("a long", "a", max_tokens=9), Candidate("b", "b")]
-        result = await measure(server.url, listed, rounds=2)
+        result = await measure(Target(server.url), listed, plan=Plan(rounds=2))
     asked = [record.body["messages"][0]["content"] for record in server.records]
     first, twin, other = asked[0::3], asked[1::3], asked[2::3]
     assert first == other
     assert len(set(first + twin)) == 6, "a twin with the same prompt would be answered from the other's cache"
     assert [text.split(maxsplit=1)[1] for text in first] == [text.split(maxsplit=1)[1] for text in twin]
     assert [record.body["max_tokens"] for record in server.of("a")] == [64, 9] * 3
-    assert first[1] == prompt(result.nonce, result.seed, 1)
+    assert first[1] == prompt(result.plan.nonce, result.plan.seed, 1)
     assert all(record.body["stream_options"] == {"include_usage": True} for record in server.records)
 
 
@@ -136,7 +151,7 @@ def test_prompts_have_the_length_asked_for_and_lead_with_nine_digits() -> None:
 async def test_own_prompt_and_parameters_reach_the_server() -> None:
     async with ClockServer({"m": Script()}).running() as server, asyncio.timeout(DEADLINE_S):
         candidate = Candidate("m", "m", prompt="Explain edge AI.", parameters={"ignore_eos": True, "temperature": 0.5})
-        await measure(f"{server.url}/v1/", [candidate], rounds=1, headers={"authorization": "Bearer x"})
+        await measure(Target(f"{server.url}/v1/"), [candidate], plan=Plan(rounds=1))
     body = server.records[1].body
     assert (body["ignore_eos"], body["temperature"]) == (True, 0.5)
     assert body["messages"][0]["content"].endswith(" Explain edge AI.")
@@ -168,7 +183,7 @@ async def test_a_model_that_hangs_costs_its_timeout_once() -> None:
     async with ClockServer({"bad": Script(hang_after=1), "good": Script()}).running() as server:
         async with asyncio.timeout(DEADLINE_S):
             listed = [Candidate("bad", "bad"), Candidate("good", "good")]
-            result = await measure(server.url, listed, rounds=2, timeout_s=0.5)
+            result = await measure(Target(server.url), listed, plan=Plan(rounds=2, timeout_s=0.5))
         assert len(server.of("bad")) == 1
     assert result.outcomes[0].error == "no complete answer within 0.5 s"
     assert len(result.outcomes[1].good) == 2
@@ -177,7 +192,7 @@ async def test_a_model_that_hangs_costs_its_timeout_once() -> None:
 async def test_a_kept_connection_that_the_server_closed_is_no_failure_of_the_model() -> None:
     """llama.cpp's server does it between requests: a model that had done nothing wrong was reported as failed."""
     async with ClockServer({"m": Script(drops="kept", ttft_s=0.05)}).running() as server, asyncio.timeout(DEADLINE_S):
-        result = await measure(server.url, [Candidate("m", "m")], rounds=3)
+        result = await measure(Target(server.url), [Candidate("m", "m")], plan=Plan(rounds=3))
     assert only(result).error is None
     assert server.dropped == 3
     assert len(server.of("m")) == 4
@@ -185,7 +200,7 @@ async def test_a_kept_connection_that_the_server_closed_is_no_failure_of_the_mod
 
 async def test_a_server_that_never_answers_is_reported() -> None:
     async with ClockServer({"m": Script(drops="all")}).running() as server, asyncio.timeout(DEADLINE_S):
-        result = await measure(server.url, [Candidate("m", "m")])
+        result = await measure(Target(server.url), [Candidate("m", "m")])
     assert (only(result).error or "").startswith("before the first token: ")
     assert server.dropped == 2
 
@@ -193,22 +208,22 @@ async def test_a_server_that_never_answers_is_reported() -> None:
 async def test_no_server_at_all_is_an_error_of_each_candidate() -> None:
     async with ClockServer({}).running() as server:
         url = server.url
-    result = await measure(url, [Candidate("a", "a"), Candidate("b", "b")])
+    result = await measure(Target(url), [Candidate("a", "a"), Candidate("b", "b")])
     assert all(outcome.error and "before the first token" in outcome.error for outcome in result.outcomes)
 
 
 async def test_models_are_loaded_once_each_and_a_load_that_fails_spares_the_others() -> None:
     loaded: list[str] = []
 
-    async def load(model: str) -> float | None:
-        loaded.append(model)
-        if model == "broken":
+    async def load(candidate: Candidate) -> float | None:
+        loaded.append(candidate.model)
+        if candidate.model == "broken":
             raise LoadFailed("the engine refused the file")
         return 1.25
 
     async with ClockServer({"a": Script()}).running() as server, asyncio.timeout(DEADLINE_S):
         listed = [Candidate("a", "a"), Candidate("a long", "a"), Candidate("broken", "broken")]
-        result = await measure(server.url, listed, load, rounds=1)
+        result = await measure(Target(server.url), listed, load, plan=Plan(rounds=1))
     assert loaded == ["a", "broken"]
     assert [outcome.load_s for outcome in result.outcomes] == [1.25, 1.25, None]
     assert [outcome.error for outcome in result.outcomes] == [None, None, "the engine refused the file"]
@@ -226,7 +241,9 @@ async def test_a_cancellation_keeps_what_was_measured() -> None:
 
     async with ClockServer({"a": Script(), "b": Script()}).running() as server, asyncio.timeout(DEADLINE_S):
         listed = [Candidate("a", "a"), Candidate("b", "b")]
-        task = asyncio.create_task(measure(server.url, listed, rounds=50, on_sample=cancel_in_round_two))
+        task = asyncio.create_task(
+            measure(Target(server.url), listed, plan=Plan(rounds=50), watch=Seen(cancel_in_round_two))
+        )
         result = await task
     assert result.interrupted
     assert [len(outcome.samples) for outcome in result.outcomes] == [2, 1]
@@ -243,7 +260,7 @@ def test_ctrl_c_under_asyncio_run_returns_the_partial_result() -> None:
             stop = asyncio.create_task(server.started.wait())
             stop.add_done_callback(lambda _: signal.raise_signal(signal.SIGINT))
             async with asyncio.timeout(DEADLINE_S):
-                return await measure(server.url, [Candidate("m", "m")])
+                return await measure(Target(server.url), [Candidate("m", "m")])
 
     result = asyncio.run(main())
     assert result.interrupted
@@ -261,7 +278,7 @@ def test_ctrl_c_under_asyncio_run_returns_the_partial_result() -> None:
 )
 async def test_what_cannot_be_measured_is_refused(candidates: list[Candidate], rounds: int, url: str) -> None:
     with pytest.raises(InvalidRequest):
-        await measure(url, candidates, rounds=rounds)
+        await measure(Target(url), candidates, plan=Plan(rounds=rounds))
 
 
 async def test_a_measurement_survives_a_file(tmp_path: Path) -> None:

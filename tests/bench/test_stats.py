@@ -47,7 +47,10 @@ def test_intervals_contain_their_point_and_stay_in_range(runs: list[float]) -> N
     assert summary.mean in summary.mean_interval
     assert summary.median_interval is not None
     assert summary.median in summary.median_interval
-    assert summary.minimum <= summary.median_interval.low <= summary.median_interval.high <= summary.maximum
+    if len(runs) >= 6:  # the range of fewer holds the median too seldom for 95 %
+        assert summary.minimum <= summary.median_interval.low <= summary.median_interval.high <= summary.maximum
+    else:
+        assert summary.median_interval.low <= summary.minimum <= summary.maximum <= summary.median_interval.high
 
 
 @few

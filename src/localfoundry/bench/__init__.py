@@ -1,4 +1,6 @@
-"""The first measurement: requests over HTTP, statistics over their raw samples, and the words for a person.
+"""Measuring models over HTTP: what is asked, under which load, what came of it, and what may be said about it.
 
-`run` measures, `stats` computes, `report` puts into words and documents. Nothing here prints.
+`plan` says what is measured and in which order, `request` asks once, `loads` asks many, `run` carries a plan out,
+`record` keeps each sample as it comes, `figures` and `stats` compute, `report` and `block` put into words. Nothing here
+prints.
 """

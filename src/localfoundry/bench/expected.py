@@ -12,7 +12,8 @@ import msgspec
 
 from localfoundry import fit
 from localfoundry.bench import stats
-from localfoundry.bench.run import Outcome, Sample
+from localfoundry.bench.outcome import Outcome
+from localfoundry.bench.request import Sample
 from localfoundry.fit.calibration import Calibration, Quantity, Subject, note_speed
 from localfoundry.fit.interval import Interval
 from localfoundry.formats.shape import ModelShape
@@ -44,9 +45,9 @@ def compared(
     calibration = Calibration(path)
     found = []
     for quantity in _QUANTITIES:
-        pairs = [
-            pair for sample in outcome.good if (pair := _pair(quantity, sample, shape, load, processor)) is not None
-        ]
+        alone = [sample for sample in outcome.good if sample.load == "c=1"]
+        told = [_pair(quantity, sample, shape, load, processor) for sample in alone]
+        pairs = [pair for pair in told if pair is not None]
         measured = stats.summarize([rate for _, rate in pairs])
         if measured is None:
             continue

@@ -1,56 +1,48 @@
-"""A measurement in words and documents: table cells, a JSON document with the raw samples, and a comparison to act on.
+"""A measurement as a table and as a JSON document with the raw samples.
 
 Values in, text and plain data out; printing is the command line's. Every figure goes out with its definition, its
-interval and the number of runs it rests on. Trade-off: the comparison's speed words (Fast, Medium, Slower) rank what
-was measured together on this machine and mean nothing next to another run's.
+interval and the number of requests it rests on.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
-import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from localfoundry import __version__
-from localfoundry.bench import stats
-from localfoundry.bench.run import Measurement, Outcome, Sample
-from localfoundry.bench.stats import Interval, Ratio, Summary
+from localfoundry.bench import figures, stats
+from localfoundry.bench.figures import COMPARED, Cell
+from localfoundry.bench.outcome import Measurement, Outcome
+from localfoundry.bench.plan import Plan
+from localfoundry.bench.request import Sample
+from localfoundry.bench.stats import Ratio
+from localfoundry.bench.wording import NONE, mean_spread, number, spread
+from localfoundry.units import format_bytes
 
 DEFINITIONS = {
     "load": "from asking for the model to its readiness, s",
-    "TTFT": "first token of any kind - request sent, s",
+    "TTFT": "first token of any kind - request sent, s; in an open loop - request due",
     "TTFA": "first token of the answer, after reasoning - request sent, s",
     "ITL": "(time of last token - time of first token) / (n - 1), n from the server's usage, s per token",
     "decode": "1 / ITL, tokens per second of one stream",
     "prefill": "prompt tokens not cached / TTFT, tokens per second; too low by the queue and the first token",
     "latency": "end of the stream - request sent, s; latency_p95 is the nearest rank: of under 20 runs, the slowest",
-    "throughput": "all output tokens / time spent on the requests, at one stream, tokens per second",
+    "throughput": "all output tokens / wall time of a round, tokens per second; at one stream / time spent asking",
     "interval": "95 %: bootstrap for medians and paired ratios, Student's t for means of runs",
     "CV": "standard deviation / mean; over 20 % is too noisy to conclude",
-    "ratio": "paired by round; no difference shown where its interval holds 1",
+    "ratio": "paired by prompt, at a load by round; no difference shown where its interval holds 1",
 }
-
-# Absolute classes, used where only one model was measured and there is nothing to be faster than. Seconds for a whole
-# answer; chosen so that the tutorial's 2, 3 and 5 seconds get the words that it gives them.
-_FAST_S = 2.5
-_MEDIUM_S = 4.0
-
-_METRICS: tuple[tuple[str, Callable[[Sample], float | None]], ...] = (
-    ("ttft_s", lambda s: s.ttft_s),
-    ("ttfa_s", lambda s: s.ttfa_s),
-    ("itl_s", lambda s: s.itl_s),
-    ("decode_tps", lambda s: s.decode_tps),
-    ("prefill_tps", lambda s: s.prefill_tps),
-    ("latency_s", lambda s: s.latency_s),
-    ("engine_prefill_tps", lambda s: s.engine_prefill_tps),
-    ("engine_decode_tps", lambda s: s.engine_decode_tps),
-)
-_COMPARED = ("latency_s", "ttft_s", "decode_tps")
+# Printed where the figure is.
+_DEFINITIONS_OF = {
+    "goodput": "requests within the bounds / all requests, failed ones included",
+    "cost": "(prompt tokens x price in + output tokens x price out) / 1,000,000; cached tokens at the full price",
+    "energy": "joules of the machine's own counter while a request ran, less idle, shared by those that ran together",
+    "memory": "largest private memory of the worker seen between requests",
+}
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
@@ -59,6 +51,11 @@ class ModelFacts(msgspec.Struct, frozen=True):
     engine: str | None = None
     quantization: str | None = None
     file_sha256: str | None = None
+    model_id: str | None = None
+    engine_version: str | None = None
+    format: str | None = None
+    context: int | None = None
+    threads: int | None = None
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -72,12 +69,15 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """`a` against `b` in one metric, paired by round."""
+    """`a` against `b` in one metric under one condition."""
 
     a: str
     b: str
     metric: str
     ratio: Ratio
+    scenario: str = "chat"
+    language: str = "en"
+    load: str = "c=1"
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -109,252 +109,226 @@ def _cpu_name() -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
-def metrics(outcome: Outcome) -> dict[str, Summary]:
-    """Every metric of a candidate that was measured at least once; failed requests are left out."""
-    found = {}
-    for name, read in _METRICS:
-        summary = stats.summarize([value for sample in outcome.good if (value := read(sample)) is not None])
-        if summary is not None:
-            found[name] = summary
-    return found
+def versions() -> dict[str, object]:
+    return {"localfoundry": __version__, "python": platform.python_version()}
 
 
-def throughput_tps(outcome: Outcome) -> float | None:
+def throughput_tps(cell: Cell) -> float | None:
     """All output tokens / time spent on the requests; None where the server did not count its tokens."""
-    counted = [(s.completion_tokens, s.latency_s) for s in outcome.good if s.completion_tokens is not None]
+    counted = [(s.completion_tokens, s.latency_s) for s in cell.good if s.completion_tokens is not None]
     spent = sum(latency for _, latency in counted)
     return sum(tokens for tokens, _ in counted) / spent if spent > 0 else None
 
 
-def compare(a: Outcome, b: Outcome, metric: str = "latency_s") -> Ratio | None:
-    """`a` / `b`, paired by round; None where no round has the metric for both."""
-    read = dict(_METRICS)[metric]
-    left, right = ({s.round: value for s in o.good if (value := read(s))} for o in (a, b))
-    common = sorted(left.keys() & right.keys())
-    return stats.paired_ratio([left[r] for r in common], [right[r] for r in common]) if common else None
-
-
 def comparisons(result: Measurement) -> list[Comparison]:
-    """Every pair of candidates in answer time, first token and decode speed."""
+    """Every pair of candidates under the same condition in answer time, first token and decode speed."""
     found = []
-    for index, a in enumerate(result.outcomes):
-        for b in result.outcomes[index + 1 :]:
-            for metric in _COMPARED:
-                ratio = compare(a, b, metric)
+    every = figures.cells(result.plan, result.outcomes)
+    for index, a in enumerate(every):
+        for b in (cell for cell in every[index + 1 :] if cell.condition == a.condition):
+            for name in COMPARED:
+                ratio = figures.ratio(a, b, name)
                 if ratio is not None:
-                    found.append(Comparison(a.candidate.label, b.candidate.label, metric, ratio))
+                    where = a.condition
+                    found.append(Comparison(a.label, b.label, name, ratio, where.scenario, where.language, where.load))
     return found
 
 
+def definitions(result: Measurement) -> dict[str, str]:
+    """Of the figures that this measurement has."""
+    every = figures.cells(result.plan, result.outcomes)
+    has = {
+        "goodput": result.plan.slo is not None,
+        "cost": any(figures.costs(cell) for cell in every),
+        "energy": any(figures.metric(cell, "energy_j") for cell in every),
+        "memory": any(outcome.peak_bytes for outcome in result.outcomes),
+    }
+    return DEFINITIONS | {name: words for name, words in _DEFINITIONS_OF.items() if has[name]}
+
+
+_Column = tuple[str, Callable[[Cell], str]]
+
+
 def table(result: Measurement) -> Table:
-    """One row a candidate: medians with their 95 % intervals. TTFA has a column only where a model reasoned first."""
-    reasoned = any(s.ttfa_s != s.ttft_s for o in result.outcomes for s in o.good)
-    columns = ["Model", "Load s", "TTFT ms", "TTFA ms", "Decode tok/s", "Prefill tok/s", "Answer s", "Throughput tok/s",
-               "Prompt tok", "Cached tok", "Output tok", "CV max", "Runs", "Note"]  # fmt: skip
-    rows = [_row(outcome) for outcome in result.outcomes]
-    if not reasoned:
-        at = columns.index("TTFA ms")
-        del columns[at]
-        for row in rows:
-            del row[at]
-    return Table(tuple(columns), tuple(tuple(row) for row in rows))
+    """One row for each candidate under each condition: medians with their 95 % intervals.
+
+    Columns that would say the same in every row, or nothing, are left out.
+    """
+    every = figures.cells(result.plan, result.outcomes)
+    columns = [column for column in _columns(result, every) if column is not None]
+    return Table(tuple(name for name, _ in columns), tuple(tuple(say(cell) for _, say in columns) for cell in every))
 
 
-def _row(outcome: Outcome) -> list[str]:
-    found = metrics(outcome)
-    throughput = throughput_tps(outcome)
-    shown = [summary for name, summary in found.items() if name in _COMPARED and summary.cv is not None]
-    noisy = [name for name, summary in found.items() if name in _COMPARED and summary.too_noisy]
-    note = outcome.error or ("too noisy to conclude: " + ", ".join(noisy) if noisy else "")
+def _columns(result: Measurement, every: list[Cell]) -> list[_Column | None]:
+    plan = result.plan
+    conditions = plan.conditions()
+    reasoned = any(s.ttfa_s != s.ttft_s for cell in every for s in cell.good)
+    peaks = {outcome.candidate.label: outcome.peak_bytes for outcome in result.outcomes}
+
+    def own(name: str, scale: float = 1) -> Callable[[Cell], str]:
+        return lambda cell: spread(figures.metric(cell, name), scale)
+
     return [
-        outcome.candidate.label,
-        "–" if outcome.load_s is None else _number(outcome.load_s),
-        _cell(found.get("ttft_s"), 1000),
-        _cell(found.get("ttfa_s"), 1000),
-        _cell(found.get("decode_tps")),
-        _cell(found.get("prefill_tps")),
-        _cell(found.get("latency_s")),
-        "–" if throughput is None else _number(throughput),
-        _count(outcome, lambda s: s.prompt_tokens),
-        _count(outcome, lambda s: s.cached_tokens),
-        _count(outcome, lambda s: s.completion_tokens),
-        f"{max(s.cv or 0 for s in shown):.0%}" if shown else "–",
-        str(len(outcome.good)),
-        note,
+        ("Model", lambda cell: cell.label),
+        _if(len({(c.scenario, c.language) for c in conditions}) > 1, "Scenario", _work),
+        _if(len({c.load for c in conditions}) > 1 or conditions[0].load != "c=1", "Load", lambda c: c.condition.load),
+        ("Load s", lambda cell: NONE if cell.load_s is None else number(cell.load_s)),
+        ("TTFT ms", own("ttft_s", 1000)),
+        _if(reasoned, "TTFA ms", own("ttfa_s", 1000)),
+        ("Decode tok/s", own("decode_tps")),
+        ("Prefill tok/s", own("prefill_tps")),
+        ("Answer s", own("latency_s")),
+        ("Throughput tok/s", lambda cell: _throughput(cell, plan)),
+        _if(plan.slo is not None, "Goodput", lambda cell: _percent(figures.goodput(cell, plan))),
+        _if(any(figures.costs(cell) for cell in every), f"Cost/1,000 {plan.currency}".strip(), _cost),
+        _if(any(figures.metric(cell, "energy_j") for cell in every), "Energy J", own("energy_j")),
+        _if(any(peaks.values()), "Memory", lambda cell: format_bytes(peaks[cell.label]) if peaks[cell.label] else NONE),
+        ("Prompt tok", lambda cell: _count(cell, lambda s: s.prompt_tokens)),
+        ("Cached tok", lambda cell: _count(cell, lambda s: s.cached_tokens)),
+        ("Output tok", lambda cell: _count(cell, lambda s: s.completion_tokens)),
+        ("CV max", _cv),
+        ("Runs", lambda cell: str(len(cell.good))),
+        _if(any(cell.failures for cell in every), "Failed", lambda cell: str(cell.failures)),
+        ("Note", _note),
     ]
+
+
+def _if(wanted: bool, name: str, say: Callable[[Cell], str]) -> _Column | None:
+    return (name, say) if wanted else None
+
+
+def _work(cell: Cell) -> str:
+    language = cell.condition.language
+    return cell.condition.scenario + (f" {language}" if language not in ("en", "own") else "")
+
+
+def _throughput(cell: Cell, plan: Plan) -> str:
+    if cell.alone:
+        value = throughput_tps(cell)
+        return NONE if value is None else number(value)
+    return mean_spread(figures.throughput(cell, plan))
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{share:.0%}"
+
+
+def _cost(cell: Cell) -> str:
+    found = figures.costs(cell)
+    return NONE if found is None else number(found.mean * 1000)
+
+
+def _cv(cell: Cell) -> str:
+    known = [summary.cv for name in COMPARED if (summary := figures.metric(cell, name)) and summary.cv is not None]
+    return f"{max(known):.0%}" if known else NONE
+
+
+def _note(cell: Cell) -> str:
+    noisy = [name for name in figures.METRICS if name in COMPARED and _too_noisy(cell, name)]
+    notes = [
+        cell.error or "",
+        "too noisy to conclude: " + ", ".join(noisy) if noisy and not cell.error else "",
+        cell.saturated or "",
+        f"{cell.late} sent late" if cell.late else "",
+    ]
+    return "; ".join(note for note in notes if note)
+
+
+def _too_noisy(cell: Cell, name: str) -> bool:
+    summary = figures.metric(cell, name)
+    return summary is not None and summary.too_noisy
+
+
+def _count(cell: Cell, read: Callable[[Sample], int | None]) -> str:
+    summary = stats.summarize([float(value) for s in cell.good if (value := read(s)) is not None])
+    return f"{summary.median:g}" if summary else NONE
 
 
 def course_rows(result: Measurement) -> list[dict[str, object]]:
     """The field names that results of the course's own tool have, so that both can stand in one file."""
     rows = []
-    for outcome in result.outcomes:
-        found = metrics(outcome)
-        latencies = [s.latency_s for s in outcome.good]
-        speeds = [s.completion_tokens / s.latency_s for s in outcome.good if s.completion_tokens and s.latency_s]
+    for cell in figures.cells(result.plan, result.outcomes):
+        latency, ttft = figures.metric(cell, "latency_s"), figures.metric(cell, "ttft_s")
+        latencies = [s.latency_s for s in cell.good]
+        speeds = [s.completion_tokens / s.latency_s for s in cell.good if s.completion_tokens and s.latency_s]
         row: dict[str, object] = {
-            "alias": outcome.candidate.label,
+            "alias": cell.label,
             "rounds": len(latencies),
-            "latency_avg": found["latency_s"].mean if latencies else None,
+            "latency_avg": latency.mean if latency else None,
             "latency_p95": stats.percentile(latencies, 0.95) if latencies else None,
             "tokens_per_sec_avg": sum(speeds) / len(speeds) if speeds else None,
-            "first_token_latency_avg": found["ttft_s"].mean if "ttft_s" in found else None,
+            "first_token_latency_avg": ttft.mean if ttft else None,
+            "scenario": cell.condition.scenario,
+            "language": cell.condition.language,
+            "load": cell.condition.load,
         }
-        rows.append(row | ({"error": outcome.error} if outcome.error else {}))
+        rows.append(row | ({"error": cell.error} if cell.error else {}))
     return rows
 
 
-def document(result: Measurement, facts: Mapping[str, ModelFacts] | None = None) -> dict[str, object]:
+def document(
+    result: Measurement, facts: Mapping[str, ModelFacts] | None = None, run: str | None = None
+) -> dict[str, object]:
     """Everything, as plain data for JSON: raw samples, figures, machine, versions, settings, definitions.
 
-    `facts` is keyed by model name. `results` holds the rows of `course_rows`.
+    `facts` is keyed by model name, `run` the id under which it is kept. `results` holds the rows of `course_rows`.
     """
     known = facts or {}
-    settings = msgspec.to_builtins(result)
-    del settings["outcomes"]
+    every = figures.cells(result.plan, result.outcomes)
+    settings: dict[str, object] = msgspec.to_builtins(result.plan)
+    told = {"started_at": result.started_at, "wall_s": result.wall_s, "interrupted": result.interrupted}
     return {
-        "definitions": DEFINITIONS,
+        "run": run,
+        "definitions": definitions(result),
         "machine": msgspec.to_builtins(machine()),
-        "versions": {"localfoundry": __version__, "python": platform.python_version()},
-        "settings": settings | {"concurrency": 1},
+        "versions": versions(),
+        "settings": settings | told,
+        "energy": {"source": result.energy, "idle_w": result.idle_w},
         "results": course_rows(result),
-        "candidates": [_candidate(outcome, known.get(outcome.candidate.model)) for outcome in result.outcomes],
+        "candidates": [
+            _candidate(outcome, [c for c in every if c.label == outcome.candidate.label], result.plan, known)
+            for outcome in result.outcomes
+        ],
         "comparisons": msgspec.to_builtins(comparisons(result)),
     }
 
 
-def _candidate(outcome: Outcome, facts: ModelFacts | None) -> dict[str, object]:
+def _candidate(outcome: Outcome, cells: list[Cell], plan: Plan, facts: Mapping[str, ModelFacts]) -> dict[str, object]:
     plain: dict[str, object] = msgspec.to_builtins(outcome.candidate)
+    first = cells[0] if cells else None
     return plain | {
-        **msgspec.to_builtins(facts or ModelFacts()),
+        **msgspec.to_builtins(facts.get(outcome.candidate.model, ModelFacts())),
         "load_s": outcome.load_s,
         "error": outcome.error,
-        "throughput_tps": throughput_tps(outcome),
-        "metrics": msgspec.to_builtins(metrics(outcome)),
+        "peak_bytes": outcome.peak_bytes,
+        "memory": outcome.memory,
+        "throughput_tps": throughput_tps(first) if first else None,
+        "metrics": msgspec.to_builtins(figures.metrics(first)) if first else {},
+        "conditions": [condition(cell, plan) for cell in cells],
         "samples": [msgspec.to_builtins(sample) for sample in outcome.samples],
     }
 
 
-def comparison_block(result: Measurement, descriptions: Mapping[str, str] | None = None) -> str:
-    """The comparison of the course: a line a model with a speed word and what it is good for, then a recommendation.
-
-    A model that failed on the way is neither ranked nor recommended, however fast it was until then.
-    `descriptions` is keyed by label or model and holds what stands in the line as it is: "good for general chat".
-    """
-    described = _described(result.outcomes, descriptions or {})
-    measured = [outcome for outcome in result.outcomes if outcome.good and not outcome.error]
-    words = _speed_words(measured)
-    labels = [outcome.candidate.label for outcome in result.outcomes]
-    width = max(18, *(len(label) + 1 for label in labels))
-    lines = ["Model Comparison Results:", "=" * 24]
-    for outcome in result.outcomes:
-        label = outcome.candidate.label
-        text = f"failed: {outcome.error}" if outcome.error else "not measured"
-        if label in words:
-            text = f"{words[label]} (~{_about(_latency(outcome))}s)"
-            text += f", {described[label]}" if label in described else ""
-        lines.append(f"{label + ':':<{width}} {text}")
-    advice = " ".join(_recommendation(measured, described)) if measured else "none: no model was measured to the end."
-    return "\n".join([*lines, "", *textwrap.wrap(f"Recommendation: {advice}", 79, break_on_hyphens=False)])
-
-
-def _described(outcomes: Sequence[Outcome], descriptions: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for candidate in (outcome.candidate for outcome in outcomes):
-        text = descriptions.get(candidate.label) or descriptions.get(candidate.model)
-        if text:
-            found[candidate.label] = text
-    return found
-
-
-def _speed_words(measured: Sequence[Outcome]) -> dict[str, str]:
-    """Fast, Medium or Slower by the median time of a whole answer.
-
-    Several: the span from fastest to slowest is cut in three equal parts on a logarithmic scale, as ratios are what a
-    person feels; who cannot be told from the fastest shares its word. One alone: the absolute classes above.
-    """
-    if len(measured) == 1:
-        latency = _latency(measured[0])
-        return {measured[0].candidate.label: _word(latency, _FAST_S, _MEDIUM_S)}
-    words = {}
-    if measured:
-        fastest, slowest = min(measured, key=_latency), max(measured, key=_latency)
-        third = (_latency(slowest) / _latency(fastest)) ** (1 / 3)
-        for outcome in measured:
-            ratio = compare(outcome, fastest)
-            same = outcome is fastest or (ratio is not None and ratio.verdict == "no difference shown")
-            limit = _latency(fastest) * third
-            words[outcome.candidate.label] = "Fast" if same else _word(_latency(outcome), limit, limit * third)
-    return words
-
-
-def _word(latency_s: float, fast_s: float, medium_s: float) -> str:
-    if latency_s <= fast_s:
-        return "Fast"
-    return "Medium" if latency_s <= medium_s else "Slower"
-
-
-def _recommendation(measured: Sequence[Outcome], described: Mapping[str, str]) -> list[str]:
-    """Sentences, each with what it rests on."""
-    fastest = min(measured, key=_latency)
-    name = fastest.candidate.label
-    latency = metrics(fastest)["latency_s"]
-    evidence = f"median {_number(latency.median)} s for an answer{_range(latency.median_interval, ' s')}"
-    rounds = f"{latency.n} round{'s' if latency.n > 1 else ''}"
-    if len(measured) == 1:
-        said = [f"{name} alone was measured: {evidence}, {rounds}. Measure a second model to compare."]
-        return [*said, "Quality was not measured here."]
-    said = [f"Start with {name} for development: the shortest of the {len(measured)} measured ({evidence}, {rounds})."]
-    for outcome in measured:
-        if outcome is not fastest:
-            said.append(_against(outcome, fastest))
-    lengths = sorted({s.completion_tokens for o in measured for s in o.good if s.completion_tokens is not None})
-    if len(lengths) > 1:
-        said.append(f"Answers had {lengths[0]} to {lengths[-1]} tokens, which their times include.")
-    thinkers = [o.candidate.label for o in measured if "reason" in described.get(o.candidate.label, "").lower()]
-    if thinkers and name not in thinkers:
-        said.append(f"Try {thinkers[0]} for production reasoning tasks: that is its description, not a measurement.")
-    return [*said, "Quality was not measured here: compare the answers before you choose."]
-
-
-def _against(other: Outcome, fastest: Outcome) -> str:
-    label, name = other.candidate.label, fastest.candidate.label
-    ratio = compare(other, fastest)
-    if ratio is None or ratio.verdict == "not enough runs":
-        return f"{label} against {name}: not enough rounds to tell."
-    figures = f"ratio {ratio.value:.2f}{_range(ratio.interval)}"
-    if ratio.verdict == "no difference shown":
-        return f"{label} against {name}: no difference shown ({figures})."
-    if ratio.verdict == "too noisy to conclude":
-        return f"{label} against {name}: too noisy to conclude ({figures}, CV {ratio.cv or 0:.0%})."
-    return f"{label} takes {ratio.value:.2f} times as long{_range(ratio.interval)}."
-
-
-def _latency(outcome: Outcome) -> float:
-    return statistics.median(sample.latency_s for sample in outcome.good)
-
-
-def _range(interval: Interval | None, unit: str = "") -> str:
-    return f", 95 % {_number(interval.low)} to {_number(interval.high)}{unit}" if interval else ""
-
-
-def _cell(summary: Summary | None, scale: float = 1) -> str:
-    if summary is None:
-        return "–"
-    interval = summary.median_interval
-    spread = f" ({_number(interval.low * scale)}–{_number(interval.high * scale)})" if interval else ""
-    return _number(summary.median * scale) + spread
-
-
-def _count(outcome: Outcome, read: Callable[[Sample], int | None]) -> str:
-    summary = stats.summarize([float(value) for s in outcome.good if (value := read(s)) is not None])
-    return f"{summary.median:g}" if summary else "–"
-
-
-def _number(value: float) -> str:
-    """About three digits: 0.04, 4.21, 42.1, 421."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _about(seconds: float) -> str:
-    """About two digits, as after a tilde: 0.42, 2.1, 12, 120."""
-    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
+def condition(cell: Cell, plan: Plan) -> dict[str, object]:
+    """The figures of one cell as plain data."""
+    found: dict[str, object] = msgspec.to_builtins(
+        {
+            "metrics": figures.metrics(cell),
+            "throughput": figures.throughput(cell, plan),
+            "cost": figures.costs(cell),
+        }
+    )
+    where = cell.condition
+    return {
+        "scenario": where.scenario,
+        "language": where.language,
+        "load": where.load,
+        **found,
+        "goodput": figures.goodput(cell, plan),
+        "goodput_rps": figures.goodput_rps(cell, plan),
+        "requests": len(cell.samples),
+        "failed": cell.failures,
+        "late": cell.late,
+        "error": cell.error,
+        "saturated": cell.saturated,
+    }

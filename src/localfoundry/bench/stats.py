@@ -18,6 +18,8 @@ import msgspec
 CONFIDENCE = 0.95
 NOISY_CV = 0.20
 RESAMPLES = 2000
+RESAMPLED_UP_TO = 100  # values; beyond, the bootstrap's distribution of the median is taken in closed form
+_MIN_FOR_RANGE = 6  # values whose range holds the median in 95 of 100 cases: 1 - 2 * 0.5^6 = 0.969
 _MIN_FOR_P95 = 20
 _MIN_FOR_P99 = 100
 
@@ -32,11 +34,11 @@ Verdict = Literal["not enough runs", "too noisy to conclude", "no difference sho
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A 95 % interval and how it was made: `t` (mean of runs) or `bootstrap` (medians and ratios)."""
+    """A 95 % interval and how it was made: `t` (means of runs), `bootstrap` (medians, ratios), or the wider of both."""
 
     low: float
     high: float
-    method: Literal["t", "bootstrap"]
+    method: Literal["t", "bootstrap", "bootstrap or t"]
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -99,7 +101,12 @@ def t_interval(values: Sequence[float]) -> Interval | None:
 
 
 def bootstrap_median(values: Sequence[float], seed: int = 0) -> Interval | None:
-    """Percentile bootstrap interval for the median (Efron 1979). None for one value.
+    """Expanded percentile bootstrap interval for the median (Efron 1979, Hesterberg 2015). None for one value.
+
+    The plain percentiles cover too little: 88 % instead of 95 % at eight values. They are moved outwards to
+    Phi(-t * sqrt(n / (n - 1))), which makes up for it. Under six values even all of them hold the median in less than
+    95 % (at five 93.75 %, at three 75 %), so there the t interval counts where it is wider.
+    tests/bench/test_simulated.py counts the coverage.
 
     Each resample is used together with its mirror image (rank i becomes n - 1 - i), so that the interval of negated
     values is the negated interval: swapping two candidates must not change what is concluded.
@@ -108,6 +115,8 @@ def bootstrap_median(values: Sequence[float], seed: int = 0) -> Interval | None:
     if n < 2:
         return None
     ordered = sorted(values)
+    if n > RESAMPLED_UP_TO:
+        return _closed_form(ordered)
     draw = random.Random(seed)
     medians: list[float] = []
     for _ in range(RESAMPLES // 2):
@@ -115,8 +124,29 @@ def bootstrap_median(values: Sequence[float], seed: int = 0) -> Interval | None:
         medians.append(_middle([ordered[rank] for rank in ranks]))
         medians.append(_middle([ordered[n - 1 - rank] for rank in reversed(ranks)]))
     medians.sort()
-    cut = int(len(medians) * (1 - CONFIDENCE) / 2)
-    return Interval(medians[cut], medians[-1 - cut], "bootstrap")
+    cut = int(len(medians) * _expanded_tail(n))
+    low, high = medians[cut], medians[-1 - cut]
+    by_t = t_interval(values) if n < _MIN_FOR_RANGE else None
+    if by_t is None or (low <= by_t.low and by_t.high <= high):
+        return Interval(low, high, "bootstrap")
+    return Interval(min(low, by_t.low), max(high, by_t.high), "bootstrap or t")
+
+
+def _expanded_tail(n: int) -> float:
+    """What to cut off on each side, as a share of the resamples."""
+    return statistics.NormalDist().cdf(-t_quantile_975(n - 1) * math.sqrt(n / (n - 1)))
+
+
+def _closed_form(ordered: Sequence[float]) -> Interval:
+    """What resampling tends to: the median of a resample is at most the k-th value when more than half of the draws
+    are, which is a binomial with k/n; its normal approximation puts the limits 1.96 * sqrt(n) / 2 ranks off the middle.
+
+    Five thousand samples would otherwise take seconds, for a difference in the fourth digit.
+    """
+    n = len(ordered)
+    half = statistics.NormalDist().inv_cdf(0.5 + CONFIDENCE / 2) * math.sqrt(n) / 2
+    low = max(math.floor((n - 1) / 2 - half), 0)
+    return Interval(ordered[low], ordered[n - 1 - low], "bootstrap")
 
 
 def coefficient_of_variation(values: Sequence[float]) -> float | None:
@@ -135,22 +165,34 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(rank, 1) - 1]
 
 
-def summarize(values: Sequence[float], seed: int = 0) -> Summary | None:
-    """Everything about one metric; None where nothing was measured."""
+def summarize(values: Sequence[float], rounds: Sequence[int] | None = None, seed: int = 0) -> Summary | None:
+    """Everything about one metric; None where nothing was measured.
+
+    `rounds`: to which round each value belongs, where the values of one round are alike because they ran together.
+    Then median, mean, their intervals and the CV are those of the rounds' medians; the percentiles stay those of all.
+    """
     if not values:
         return None
+    runs = values if rounds is None else _medians(values, rounds)
     return Summary(
         n=len(values),
-        mean=statistics.fmean(values),
-        mean_interval=t_interval(values),
-        median=statistics.median(values),
-        median_interval=bootstrap_median(values, seed),
+        mean=statistics.fmean(runs),
+        mean_interval=t_interval(runs),
+        median=statistics.median(runs),
+        median_interval=bootstrap_median(runs, seed),
         p95=percentile(values, 0.95) if len(values) >= _MIN_FOR_P95 else None,
         p99=percentile(values, 0.99) if len(values) >= _MIN_FOR_P99 else None,
         minimum=min(values),
         maximum=max(values),
-        cv=coefficient_of_variation(values),
+        cv=coefficient_of_variation(runs),
     )
+
+
+def _medians(values: Sequence[float], rounds: Sequence[int]) -> list[float]:
+    found: dict[int, list[float]] = {}
+    for value, number in zip(values, rounds, strict=True):
+        found.setdefault(number, []).append(value)
+    return [statistics.median(one) for one in found.values()]
 
 
 def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Ratio:

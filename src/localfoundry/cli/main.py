@@ -63,7 +63,7 @@ MODEL = {
     "pin": "versions:pin",
     "unpin": "versions:unpin",
     "rollback": "versions:rollback",
-    "benchmark": "bench:bench",
+    "benchmark": "bench_run:bench_run",
 }
 CACHE = {
     "list": "cache:list_cache",
@@ -102,12 +102,20 @@ BUNDLE = {
     "import": "bundle:import_file",
     "show": "bundle:show",
 }
+RESULTS = {
+    "export": "results:export",
+    "merge": "results:merge",
+    "validate": "results:validate",
+    "show": "results:show",
+    "schema": "results:schema",
+}
 TOP = {
     "run": "run:run_model",
     "chat": "run:chat",
     "complete": "run:complete",
     "bench": "bench:bench",
     "eval": "eval:evaluate",
+    "rate": "rate:rate",
     "import": "adopt:import_models",
     "status": "server:status",
     "top": "top:top",
@@ -175,6 +183,11 @@ def key_group() -> None:
 @cli.group("bundle", cls=LazyGroup, lazy=BUNDLE)
 def bundle_group() -> None:
     """Models as one file, for machines without a network."""
+
+
+@cli.group("results", cls=LazyGroup, lazy=RESULTS)
+def results_group() -> None:
+    """Share what was measured and rated: models.json, out of this machine, checked, and merged."""
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     import httpx2
 
 
-def open_client(*, stall_s: float, cert: str | None = None, proxy: str | None = None) -> httpx2.AsyncClient:
+def open_client(
+    *, stall_s: float, cert: str | None = None, proxy: str | None = None, limits: httpx2.Limits | None = None
+) -> httpx2.AsyncClient:
     """A client that gives up on a connection after `stall_s` without a byte.
 
-    cert: a file of further authorities; proxy: instead of the environment's. Raises InvalidSetting.
+    cert: a file of further authorities; proxy: instead of the environment's; limits: of connections, where not the
+    library's. Raises InvalidSetting.
     """
     import httpx2
 
@@ -33,6 +36,7 @@ def open_client(*, stall_s: float, cert: str | None = None, proxy: str | None = 
             verify=_tls(cert),
             proxy=proxy,
             timeout=timeout,
+            limits=limits or httpx2.Limits(max_connections=100, max_keepalive_connections=20),
             follow_redirects=False,
             headers={"User-Agent": f"localfoundry/{__version__}", "Accept-Encoding": "identity"},
         )

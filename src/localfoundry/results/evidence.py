@@ -1,0 +1,145 @@
+"""What is known of a model from measurements: shares of items solved and speeds, each with interval, n and source.
+
+Read by recommendations and comparisons. "measured here" is this home's own results, "measured by others" is what was
+merged from a team's models.json; the two are never added up, as machines, prompts and care differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from localfoundry.results import db, outliers, sharing, team_file
+from localfoundry.results.distribution import distribution
+from localfoundry.results.models_json import Candidate, SharedRun
+from localfoundry.results.share import Share, share
+
+Source = Literal["measured here", "measured by others"]
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """Items of `task` (a suite) solved; where an item was tried in several runs, its latest try counts.
+
+    `runs` are the shared or local ids that it rests on.
+    """
+
+    task: str
+    language: str
+    share: Share
+    source: Source
+    runs: tuple[str, ...]
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Of one run. `median` and its interval (None: too few values) in seconds; `decode_tps` is 1 / median ITL.
+
+    `machine` is the class of `outliers.machine_class` in words; `outlier`: the run was flagged for this candidate.
+    """
+
+    scenario: str
+    language: str
+    load: str
+    metric: Literal["ttft_s", "itl_s", "latency_s"]
+    n: int
+    median: float
+    low: float | None
+    high: float | None
+    source: Source
+    run: str
+    machine: str
+    engine: str | None
+    outlier: bool = False
+
+    @property
+    def decode_tps(self) -> float | None:
+        return 1 / self.median if self.metric == "itl_s" and self.median > 0 else None
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """All of it for one model; both empty where nothing was measured."""
+
+    accuracy: tuple[Accuracy, ...] = ()
+    speeds: tuple[Speed, ...] = ()
+
+
+class Known(msgspec.Struct, frozen=True):
+    """Every run that counts, by source. Read once, asked for many models."""
+
+    here: tuple[SharedRun, ...] = ()
+    others: tuple[SharedRun, ...] = ()
+
+    def of(self, *, file_sha256: str | None = None, model_id: str | None = None, task: str | None = None) -> Evidence:
+        """What is known of the file with that hash, or of the model with that id where the hash is not told.
+
+        `task` narrows accuracies to one suite. A hash names exact bytes; an id without a version matches any version.
+        """
+        parts: tuple[tuple[Source, tuple[SharedRun, ...]], ...] = (
+            ("measured here", self.here),
+            ("measured by others", self.others),
+        )
+        accuracy: list[Accuracy] = []
+        speeds: list[Speed] = []
+        for source, runs in parts:
+            chosen = [(run, c) for run in runs for c in run.candidates if _is(c, file_sha256, model_id)]
+            accuracy += _accuracies(chosen, task, source)
+            flagged = {(flag.run, flag.label) for flag in outliers.flags(runs)}
+            speeds += [speed for run, c in chosen for speed in _speeds(run, c, source, (run.id, c.label) in flagged)]
+        return Evidence(tuple(accuracy), tuple(speeds))
+
+
+def known(home: Path) -> Known:
+    """Reads both files of `home`. Raises DiskError and InvalidResults as those do; absent files are no evidence."""
+    here: tuple[SharedRun, ...] = ()
+    if (home / db.FILE_NAME).exists():
+        with db.Results(home / db.FILE_NAME) as results:
+            here = sharing.shared(results, results.runs(), None).runs
+    own = {run.run for run in here}
+    # What comes back from the team and was measured here is no second opinion.
+    others = [run for run in outliers.counted(team_file.of_home(home).runs) if run.run not in own]
+    return Known(here, tuple(others))
+
+
+def _is(candidate: Candidate, file_sha256: str | None, model_id: str | None) -> bool:
+    if file_sha256 is not None and candidate.file_sha256 is not None:
+        return candidate.file_sha256 == file_sha256
+    if model_id is None or candidate.model_id is None:
+        return False
+    return candidate.model_id == model_id or candidate.model_id.partition(":")[0] == model_id
+
+
+def _accuracies(chosen: Iterable[tuple[SharedRun, Candidate]], task: str | None, source: Source) -> list[Accuracy]:
+    groups: dict[tuple[str, str], dict[str, tuple[bool, str]]] = {}
+    for run, candidate in sorted(chosen, key=lambda pair: (pair[0].started_at, pair[0].run)):
+        for row in run.tasks:
+            if row.label == candidate.label and task in (None, row.suite):
+                items = groups.setdefault((row.suite, row.language), {})
+                items |= dict.fromkeys(row.passed, (True, run.id))
+                items |= dict.fromkeys(row.failed, (False, run.id))
+    return [
+        Accuracy(
+            suite, language, share(sum(passed for passed, _ in items.values()), len(items)), source,
+            tuple(sorted({run for _, run in items.values()})),
+        )
+        for (suite, language), items in sorted(groups.items())
+        if items
+    ]  # fmt: skip
+
+
+def _speeds(run: SharedRun, candidate: Candidate, source: Source, outlier: bool) -> Iterable[Speed]:
+    metrics: tuple[Literal["ttft_s", "itl_s", "latency_s"], ...] = ("ttft_s", "itl_s", "latency_s")
+    cpu, threads, gib = outliers.machine_class(run)
+    machine = f"{cpu or 'unknown processor'}, {threads or '?'} threads, {gib or '?'} GiB"
+    for row in run.speed:
+        if row.label != candidate.label:
+            continue
+        for metric in metrics:
+            given = getattr(row, metric)
+            if given is not None:
+                d = distribution(given.values)
+                yield Speed(
+                    row.scenario, row.language, row.load, metric, len(d.values), d.median, d.low, d.high, source,
+                    run.id, machine, candidate.engine, outlier,
+                )  # fmt: skip
