@@ -56,7 +56,7 @@ def check(found: Recommendation, setting: Setting) -> None:
         return
     together = found.conflict.together if found.conflict else ()
     why = " and ".join(found.wishes.words(key) for key in together)
-    no = "there are no models to choose from" if not found.candidates else f"no model passes {why}"
+    no = "there are no models to choose from" if not found.candidates else f"no model passes: {why}"
     raise NothingPasses(no, hint=_hint(found, setting))
 
 

@@ -57,7 +57,8 @@ def _no_room(why: NoRoom, manifest: Manifest, alternatives: Alternatives) -> Fou
     lines = replace(advice, ways=tuple(ways)).lines()
     if why.need <= why.free + why.others:
         lines.append(f"# or close other programs: they hold {format_bytes(why.others)}")
-    lines.append(f"# at your own risk, although it does not fit: foundry model run {manifest.id} --force")
+    forced = f"foundry model run {manifest.id} --ctx {why.plan.context} --force"
+    lines.append(f"# at your own risk, although it does not fit: {forced}")
     held = ", ".join(f"{name} ({format_bytes(size)})" for name, size in why.pinned.items())
     return InsufficientMemory(
         f"{manifest.id} with a context of {why.plan.context} tokens needs {format_bytes(why.need)} of memory, and "
