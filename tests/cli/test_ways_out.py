@@ -28,7 +28,7 @@ def test_force_says_what_may_happen_and_is_shown(foundry: Foundry, fake_model: C
     foundry.ok("service", "start")
     refused = foundry("model", "load", name)
     assert refused.code == 2
-    assert f"foundry model run {name}:1 --force" in refused.err
+    assert f"foundry model run {name}:1 --ctx 8192 --force" in refused.err
     loaded = foundry.ok("model", "load", name, "--force")
     assert "was loaded by force" in loaded.err and "foundry model unload" in loaded.err
     assert foundry.ok("model", "run", name, "--force", "-p", "hi").out
