@@ -87,7 +87,7 @@ class Target:
         else:
             client = open_client(stall_s=timeout_s, limits=limits)
         client.base_url = httpx2.URL(self._root + "/")
-        client.headers.update(self._headers)
+        client.headers.update(self._headers | {"Accept-Encoding": "identity"})
         return client
 
 
