@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from harness import wait_until
 from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.expected import compared, words
+from localfoundry.bench.others import Others
 from localfoundry.bench.outcome import Outcome
 from localfoundry.bench.request import Sample
 from localfoundry.fit import Load, Processor, decode, prefill
@@ -66,3 +71,24 @@ def test_noise_failures_and_short_prompts_teach_nothing(tmp_path: Path) -> None:
     assert not path.exists()
     short = compared(outcome([40.0, 40.0], [200.0, 200.0], prompt=12), SHAPE, LOAD, PROCESSOR, SUBJECT, path)
     assert [one.quantity for one in short] == ["decode"]
+
+
+def test_what_other_programs_slowed_down_teaches_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    run = outcome([40.0, 40.0], [200.0, 200.0])
+    disturbed = compared(run, SHAPE, LOAD, PROCESSOR, SUBJECT, path, others=0.4)
+    assert [one.kept for one in disturbed] == [False, False] and not path.exists()
+    assert "other programs had 40% of the processor, not kept" in words(disturbed[0])
+
+
+def test_others_are_those_that_are_not_ours() -> None:
+    """Our own work is not counted, and neither is that of a program that belongs to the measurement."""
+    spin = "import time\nend = time.perf_counter() + 30\nwhile time.perf_counter() < end: pass"
+    before = Others()
+    with subprocess.Popen([sys.executable, "-c", spin]) as worker:
+        try:
+            wait_until(lambda: psutil.Process(worker.pid).cpu_times().user > 0.3, 20, "it does not get the processor")
+            without, known = before.share(), before.share([worker.pid])
+        finally:
+            worker.kill()
+    assert without > known

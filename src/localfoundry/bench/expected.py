@@ -12,6 +12,7 @@ import msgspec
 
 from localfoundry import fit
 from localfoundry.bench import stats
+from localfoundry.bench.others import DISTURBED
 from localfoundry.bench.outcome import Outcome
 from localfoundry.bench.request import Sample
 from localfoundry.fit.calibration import Calibration, Quantity, Subject, note_speed
@@ -36,12 +37,17 @@ class Expected(msgspec.Struct, frozen=True, rename="camel"):
     source: str
     measured: float
     kept: bool
+    others: float = 0.0  # share of the processor that other programs had
 
 
 def compared(
-    outcome: Outcome, shape: ModelShape, load: fit.Load, processor: fit.Processor, subject: Subject, path: Path
-) -> list[Expected]:
-    """Both rates of one candidate, and their notes in the calibration at `path`. Blocking for a moment."""
+    outcome: Outcome, shape: ModelShape, load: fit.Load, processor: fit.Processor, subject: Subject, path: Path,
+    others: float = 0.0,
+) -> list[Expected]:  # fmt: skip
+    """Both rates of one candidate, and their notes in the calibration at `path`. Blocking for a moment.
+
+    `others`: the share of the processor that other programs had; what they disturbed is not kept.
+    """
     calibration = Calibration(path)
     found = []
     for quantity in _QUANTITIES:
@@ -53,11 +59,11 @@ def compared(
             continue
         predicted = sorted((interval for interval, _ in pairs), key=lambda one: one.value)[len(pairs) // 2]
         before = calibration.corrected(quantity, predicted, subject)
-        kept = not measured.too_noisy
+        kept = not measured.too_noisy and others <= DISTURBED
         if kept:
             note_speed(calibration, subject, quantity, predicted.value, measured.median)
         found.append(Expected(outcome.candidate.label, quantity, before.value, before.low, before.high, before.source,
-                              measured.median, kept))  # fmt: skip
+                              measured.median, kept, round(others, 3)))  # fmt: skip
     return found
 
 
@@ -65,6 +71,8 @@ def words(one: Expected) -> str:
     """A line: what was expected and by what right, and what came."""
     expected = f"{one.predicted:.1f} tok/s ({one.low:.1f} to {one.high:.1f}, {one.source})"
     kept = "kept for the next estimate" if one.kept else "too noisy to conclude, not kept"
+    if one.others > DISTURBED:
+        kept = f"other programs had {one.others:.0%} of the processor, not kept"
     return f"{one.label}: {one.quantity} expected {expected}, measured here {one.measured:.1f} ({kept})"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from localfoundry import engines
 from localfoundry.advice.processor import processor_of
 from localfoundry.bench.expected import Expected, compared
+from localfoundry.bench.others import Others
 from localfoundry.cli import context
 from localfoundry.config import Settings
 from localfoundry.engines import llama_fit
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
     from localfoundry.cli.bench_local import Loaded
 
 
-def expected(given: Settings, result: Measurement, loaded: Loaded | None) -> list[Expected]:
+def expected(given: Settings, result: Measurement, loaded: Loaded | None, others: Others) -> list[Expected]:
     """Of every local model that the estimator knows enough of. Corrects the next estimates."""
-    return [one for outcome in result.outcomes for one in _of(given, outcome, loaded)] if loaded else []
+    if loaded is None:
+        return []
+    share = others.share(account["pid"] for account in loaded.accounts.values())
+    return [one for outcome in result.outcomes for one in _of(given, outcome, loaded, share)]
 
 
-def _of(given: Settings, outcome: Outcome, loaded: Loaded) -> list[Expected]:
+def _of(given: Settings, outcome: Outcome, loaded: Loaded, others: float) -> list[Expected]:
     candidate = outcome.candidate
     manifest = context.cached(given, candidate.model) if candidate.endpoint is None else None
     account = loaded.accounts.get(candidate.model)
@@ -38,4 +42,4 @@ def _of(given: Settings, outcome: Outcome, loaded: Loaded) -> list[Expected]:
     size = int(account["context"])
     load = llama_fit.load_of(manifest.tasks, size, chosen.parallel or given.parallel, chosen.engine_arguments)
     subject = learning.subject_of(engine, manifest, shape)
-    return compared(outcome, shape, load, processor, subject, given.home / learning.FILE)
+    return compared(outcome, shape, load, processor, subject, given.home / learning.FILE, others)

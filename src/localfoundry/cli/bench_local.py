@@ -35,6 +35,7 @@ class Loaded:
         self._state = state
         self.target = target_of(state)
         self.accounts: dict[str, dict[str, Any]] = {}
+        self.service_pid = state.pid
 
     async def load(self, candidate: Candidate) -> float:
         """Seconds until it was ready. The first one makes room, the others stay beside it, to be measured in turns.

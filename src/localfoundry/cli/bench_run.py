@@ -136,11 +136,13 @@ def _measure(
     given: Settings, plan: Plan, candidates: Sequence[Candidate], keys: Mapping[str, str], recorder: Recorder | None,
     *, quiet: bool, done: Sequence[Any] = (),
 ) -> tuple[Measurement, dict[str, ModelFacts], list[Expected]]:  # fmt: skip
+    from localfoundry.bench.others import Others
     from localfoundry.cli.bench_expected import expected
     from localfoundry.cli.bench_local import Loaded
     from localfoundry.cli.bench_progress import BenchWatch
 
     loaded = Loaded(_service(given, candidates, quiet)) if any(c.endpoint is None for c in candidates) else None
+    others = Others([loaded.service_pid] if loaded else [])
     watch = BenchWatch(recorder, loaded, plan.rounds, quiet=quiet)
     if recorder is None:
         result = _carry_out(given, plan, candidates, keys, loaded, watch, done)
@@ -152,7 +154,7 @@ def _measure(
         if recorder.problem:
             output.note(f"not everything that was measured is kept: {recorder.problem}")
     watch.clear()
-    return result, _facts(given, loaded), expected(given, result, loaded)
+    return result, _facts(given, loaded), expected(given, result, loaded, others)
 
 
 def _service(given: Settings, candidates: Sequence[Candidate], quiet: bool) -> instance.ServiceState:
