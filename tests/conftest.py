@@ -108,6 +108,12 @@ def fake_model(isolated: Path) -> Callable[..., str]:
     return make
 
 
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that it starts: tests send it to some."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests on the real engine run one after the other: two engines at once, each with a thread for every core, spend
     most of their time waiting for their own threads."""
