@@ -32,7 +32,7 @@ def comparison_block(result: Measurement, descriptions: Mapping[str, str] | None
     shown = [cell for cell in every if cell.condition == first]
     described = _described(shown, descriptions or {})
     measured = [cell for cell in shown if cell.good and not cell.error]
-    words = _speed_words(measured)
+    words = speed_words(measured)
     labels = [cell.label for cell in shown]
     width = max(18, *(len(label) + 1 for label in labels))
     lines = ["Model Comparison Results:", "=" * 24]
@@ -58,7 +58,7 @@ def _described(cells: Sequence[Cell], descriptions: Mapping[str, str]) -> dict[s
     return found
 
 
-def _speed_words(measured: Sequence[Cell]) -> dict[str, str]:
+def speed_words(measured: Sequence[Cell]) -> dict[str, str]:
     """Fast, Medium or Slower by the median time of a whole answer.
 
     Several: the span from fastest to slowest is cut in three equal parts on a logarithmic scale, as ratios are what a

@@ -54,13 +54,14 @@ def read(results: Results, run: Run) -> Measurement:
         outcomes[candidate.label] = Outcome(
             candidate, seen.load_s, [], seen.error, seen.failed, seen.saturated, seen.peak_bytes, seen.memory
         )
-    for row in results.samples(run.id):
+    decoder = msgspec.json.Decoder(Sample)
+    for label, raw in results.raw_samples(run.id):
         try:
-            sample = msgspec.json.decode(row.raw, type=Sample)
+            sample = decoder.decode(raw)
         except msgspec.DecodeError as exc:
             raise DiskError(f"a sample of run {run.id} cannot be read: {exc}") from exc
-        if row.label in outcomes:
-            outcomes[row.label].samples.append(sample)
+        if label in outcomes:
+            outcomes[label].samples.append(sample)
     return Measurement(
         known.plan, run.started_at, list(outcomes.values()), interrupted=run.status != "finished",
         energy=known.energy, idle_w=known.idle_w,

@@ -157,17 +157,18 @@ class _Session:
     async def _load_all(self, load: Load | None) -> None:
         if load is None:
             return
-        done: dict[str, tuple[float | None, str | None]] = {}
+        done: dict[tuple[str, str], tuple[float | None, str | None]] = {}
         for outcome in self.result.outcomes:
             candidate = outcome.candidate
             if candidate.endpoint is not None:
                 continue
-            if candidate.model not in done:
+            key = candidate.model, str(candidate.settings)
+            if key not in done:
                 try:
-                    done[candidate.model] = await load(candidate), None
+                    done[key] = await load(candidate), None
                 except FoundryError as exc:
-                    done[candidate.model] = None, exc.message
-            outcome.load_s, outcome.error = done[candidate.model]
+                    done[key] = None, exc.message
+            outcome.load_s, outcome.error = done[key]
 
     async def _step(self, outcome: Outcome, condition: Condition, round_number: int) -> None:
         """One round of one condition of one candidate."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,19 +75,34 @@ class OwnService:
     It has the settings and the models of the other, listens on this machine alone, and wants no key.
     """
 
-    def __init__(self, given: Settings) -> None:
+    def __init__(self, given: Settings, models: Mapping[str, Mapping[str, object]] | None = None) -> None:
+        """`models`: settings of single models, over those of the other service."""
         self._home = Path(tempfile.mkdtemp(prefix="foundry-bench-"))
         with contextlib.suppress(FileNotFoundError):
             shutil.copy(given.file, self._home / "settings.json")
+        if models:
+            self._choose(models)
         flags = {"home": str(self._home), "cache_dir": str(given.models_dir), "host": "127.0.0.1", "port": 0}
         environment = {name: value for name, value in os.environ.items() if name != "FOUNDRY_REQUIRE_KEY"}
         self._settings = config.load(flags, environment)
         self._starting: asyncio.Future[tuple[ServiceState, bool]] | None = None
 
+    def _choose(self, models: Mapping[str, Mapping[str, object]]) -> None:
+        path = self._home / "settings.json"
+        document: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        known = document.setdefault("models", {})
+        for name, choices in models.items():
+            known[name] = {**known.get(name, {}), **choices}
+        path.write_text(json.dumps(document), "utf-8")
+
     async def start(self) -> Target:
+        return target_of(await self.state())
+
+    async def state(self) -> ServiceState:
+        """Started, and how it is reached."""
         self._starting = asyncio.ensure_future(asyncio.to_thread(instance.start, self._settings))
         state, _ = await asyncio.shield(self._starting)
-        return target_of(state)
+        return state
 
     async def stop(self) -> None:
         if self._starting is not None:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.record import Recorder
 from localfoundry.bench.request import Sample
 from localfoundry.bench.run import Progress, Watch
 from localfoundry.cli import output
-from localfoundry.cli.bench_local import Loaded
 from localfoundry.units import format_duration
 
 _LINE_EVERY_S = 60.0
 
 
+class Holder(Protocol):
+    """Whoever knows the processes of local candidates."""
+
+    def memory_bytes(self, candidate: Candidate) -> int | None: ...
+
+
 class BenchWatch(Watch):
     """Tells a person, and hands each sample to the recorder."""
 
-    def __init__(self, recorder: Recorder | None, loaded: Loaded | None, rounds: int, *, quiet: bool) -> None:
+    def __init__(self, recorder: Recorder | None, loaded: Holder | None, rounds: int, *, quiet: bool) -> None:
         self._recorder = recorder
         self._loaded = loaded
         self._rounds = rounds

@@ -69,7 +69,7 @@ def measured(given: Settings, plan: Plan, candidates: Sequence[Candidate], *, qu
     from localfoundry.results.db import now
     from localfoundry.results.rows import Run, new_id
 
-    keys = _keys(candidates)
+    keys = keys_of(candidates)
     machine = msgspec.to_builtins(report.machine())
     row = Run(new_id(), "bench", now(), machine=machine, protocol=plain(Protocol(plan, tuple(candidates))),
               versions=report.versions())  # fmt: skip
@@ -96,7 +96,7 @@ def go_on(given: Settings, name: str, *, quiet: bool) -> Done:
             raise InvalidRequest(f"run {run.id} is complete", hint=f"foundry bench show {run.id[-6:].lower()}")
         before = history.read(results, run)
         candidates = [outcome.candidate for outcome in before.outcomes]
-        keys = _keys(candidates)
+        keys = keys_of(candidates)
         results.resume(run.id)
         recorder = Recorder(results, run.id)
         earlier = [sample for outcome in before.outcomes for sample in outcome.samples]
@@ -115,7 +115,7 @@ def open_results(given: Settings) -> Results | None:
         return None
 
 
-def _keys(candidates: Sequence[Candidate]) -> dict[str, str]:
+def keys_of(candidates: Sequence[Candidate]) -> dict[str, str]:
     """The key of each endpoint by label. Raises InvalidRequest for one that the environment does not hold."""
     found = {}
     for candidate in candidates:
@@ -141,7 +141,7 @@ def _measure(
     from localfoundry.cli.bench_local import Loaded
     from localfoundry.cli.bench_progress import BenchWatch
 
-    loaded = Loaded(_service(given, candidates, quiet)) if any(c.endpoint is None for c in candidates) else None
+    loaded = Loaded(service_with(given, candidates, quiet)) if any(c.endpoint is None for c in candidates) else None
     others = Others([loaded.service_pid] if loaded else [])
     watch = BenchWatch(recorder, loaded, plan.rounds, quiet=quiet)
     if recorder is None:
@@ -157,7 +157,7 @@ def _measure(
     return result, _facts(given, loaded), expected(given, result, loaded, others)
 
 
-def _service(given: Settings, candidates: Sequence[Candidate], quiet: bool) -> instance.ServiceState:
+def service_with(given: Settings, candidates: Sequence[Candidate], quiet: bool) -> instance.ServiceState:
     """The running service, with every local model on the disk."""
     from localfoundry.cli.pull import pull_model
 
@@ -257,13 +257,13 @@ def show(done: Done, given: Settings) -> None:
     for name, meaning in report.definitions(result).items():
         output.data(output.dim(f"{name}: {meaning}"))
     output.data()
-    output.data(block.comparison_block(result, _descriptions(given, result)))
+    output.data(block.comparison_block(result, descriptions(given, result)))
     if run is not None:
         more = f"foundry bench run --resume {run[-6:].lower()}" if result.interrupted else ""
         output.note(f"kept as run {run[-6:].lower()}" + (f"; to go on: {more}" if more else ""))
 
 
-def _descriptions(given: Settings, result: Measurement) -> dict[str, str]:
+def descriptions(given: Settings, result: Measurement) -> dict[str, str]:
     """What the course says a model is good for, by the name it was called here."""
     from localfoundry.catalog.guide import load_guide
 

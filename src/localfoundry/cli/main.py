@@ -115,6 +115,7 @@ TOP = {
     "complete": "run:complete",
     "bench": "bench:bench",
     "eval": "eval:evaluate",
+    "compare": "compare:compare",
     "rate": "rate:rate",
     "import": "adopt:import_models",
     "status": "server:status",

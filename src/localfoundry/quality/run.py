@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from localfoundry.errors import FoundryError
 from localfoundry.quality import checks, recall
-from localfoundry.quality.ask import Endpoint, Heard
+from localfoundry.quality.ask import Heard
 from localfoundry.quality.results import ItemResult, Plan, Recorder
 from localfoundry.quality.suite import Item, Language, Suite
 
@@ -25,6 +25,12 @@ GIVE_UP_AFTER = 3
 MAX_KEPT_CHARACTERS = 20_000  # of an answer in the results; checks see all of it
 
 Key = tuple[str, str, str, str]
+
+
+class Asked(Protocol):
+    """Whoever answers requests: `ask.Endpoint`, or several of them behind one."""
+
+    async def ask(self, body: Mapping[str, Any]) -> Heard: ...
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -35,7 +41,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 async def evaluate(
-    endpoint: Endpoint,
+    endpoint: Asked,
     plan: Plan,
     suites: Sequence[Suite],
     groups: Sequence[Group],
@@ -63,7 +69,7 @@ async def evaluate(
 
 class _Runner:
     def __init__(
-        self, endpoint: Endpoint, plan: Plan, recorder: Recorder, on_result: Callable[[ItemResult], None] | None
+        self, endpoint: Asked, plan: Plan, recorder: Recorder, on_result: Callable[[ItemResult], None] | None
     ) -> None:
         self._endpoint = endpoint
         self._plan = plan

@@ -169,6 +169,11 @@ class Results:
         """In the order in which they were measured."""
         return self._rows(SampleRow, "SELECT * FROM sample WHERE run = ? ORDER BY rowid", run)
 
+    def raw_samples(self, run: str) -> list[tuple[str, str]]:
+        """Label and raw text of each sample, in that order: tens of thousands, of which nothing else is wanted."""
+        rows = self._select("SELECT label, raw FROM sample WHERE run = ? ORDER BY rowid", run)
+        return [(row["label"], row["raw"]) for row in rows]
+
     def items(self, run: str) -> list[ItemRow]:
         return self._rows(ItemRow, "SELECT * FROM item WHERE run = ? ORDER BY rowid", run)
 

@@ -1,0 +1,120 @@
+"""`foundry compare` as it is typed: real services with fake models, and an endpoint that is not ours."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+
+from bench.clock_server import ClockServer, Script
+from harness import Foundry
+from localfoundry import config
+from localfoundry.results.db import Results
+
+QUICK = ("--rounds", "3", "--max-tokens", "12")
+
+
+def test_models_are_measured_compared_reported_and_not_measured_twice(
+    foundry: Foundry, fake_model: Callable[..., str], tmp_path: Path
+) -> None:
+    fake_model("one", tokens_per_second=400)
+    fake_model("two", tokens_per_second=60)
+    page, table = tmp_path / "out.html", tmp_path / "out.csv"
+    line = ("compare", "one", "two", *QUICK, "--eval", "--items", "2")
+    first = foundry.ok(*line, "--report", str(page), "--csv", str(table), "--md", str(tmp_path / "out.md"))
+    assert "Model Comparison Results:" in first.out
+    assert "Recommendation for development: one: of 2 measured it is shown to answer faster" in first.out
+    assert "two has " in first.out and "times the answer time of one" in " ".join(first.out.split())
+    assert "Recommendation for production: no winner" in " ".join(first.out.split())
+    assert page.read_text().count("<svg") >= 3
+    assert "latency_s" in table.read_text()
+    again = foundry.ok(*line, "--json")
+    assert "measured already" in again.err
+    document = again.json
+    assert [run["kind"] for run in document["runs"]] == ["bench", "eval"]
+    assert document["recommendations"][0]["development"]["label"] == "one"
+    with Results(config.load().home / "results.db") as results:
+        assert len(results.runs()) == 2
+    # The runs are those of `foundry bench`, and can be read from any time.
+    runs = [run["id"] for run in document["runs"]]
+    told = foundry.ok("compare", "--from", runs[0], "--from", runs[1], "--json").json
+    assert told["recommendations"] == document["recommendations"]
+    assert foundry.ok("bench", "show", runs[0]).code == 0
+
+
+def test_items_that_were_not_answered_are_asked_and_the_others_are_not(
+    foundry: Foundry, fake_model: Callable[..., str]
+) -> None:
+    """A comparison that was cut short goes on with the next one like it, in the same run."""
+    fake_model("one", tokens_per_second=400)
+    fake_model("two", tokens_per_second=400)
+    line = ("compare", "one", "two", *QUICK, "--eval", "--items", "2", "--json")
+    [_, answered] = foundry.ok(*line).json["runs"]
+    path = config.load().home / "results.db"
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE run SET status = 'interrupted' WHERE id = ?", (answered["id"],))
+        file.execute("DELETE FROM item WHERE label = 'two' AND rowid = (SELECT max(rowid) FROM item)")
+        before = dict(file.execute("SELECT label || item, raw FROM item"))
+    assert len(before) == 3
+    [_, again] = foundry.ok(*line).json["runs"]
+    assert (again["id"], again["status"]) == (answered["id"], "finished")
+    with closing(sqlite3.connect(path)) as file:
+        after = dict(file.execute("SELECT label || item, raw FROM item"))
+    assert len(after) == 4 and before.items() <= after.items()
+
+
+def test_one_model_is_compared_with_itself_in_other_settings(foundry: Foundry, fake_model: Callable[..., str]) -> None:
+    """Each setting is loaded in a service of its own, which is gone when the comparison ends."""
+    fake_model("one", tokens_per_second=400)
+    document = foundry.ok("compare", "one", "one@ctx=1024", "one@ctx=768", *QUICK, "--json").json
+    contexts = {row["label"]: row["context"] for row in document["candidates"]}
+    assert contexts["one@ctx=1024"] == 1024 and contexts["one@ctx=768"] == 768
+    assert contexts["one"] not in (768, 1024)
+    assert [row["rounds"] for row in document["results"]] == [3, 3, 3]
+    own = [p for p in psutil.process_iter(["cmdline"]) if "foundry-bench-" in " ".join(p.info["cmdline"] or ())]
+    assert own == []
+
+
+def test_a_candidate_that_fails_is_a_row_and_the_others_are_compared(
+    foundry: Foundry, fake_model: Callable[..., str]
+) -> None:
+    fake_model("one", tokens_per_second=400)
+    fake_model("two", tokens_per_second=60)
+    fake_model("broken", fail_load="no such tensor")
+    done = foundry.ok("compare", "one", "broken", "two", *QUICK)
+    assert "broken:            failed:" in done.out
+    assert "Recommendation for development: one: of 2 measured" in done.out
+
+
+async def test_an_endpoint_stands_in_the_same_table_with_its_costs(
+    foundry: Foundry, fake_model: Callable[..., str], tmp_path: Path
+) -> None:
+    await asyncio.to_thread(fake_model, "one", tokens_per_second=400)
+    async with ClockServer({"cloud": Script(ttft_s=0.02, gap_s=0.001)}).running() as server:
+        line = ("compare", "one", "--endpoint", server.url, "--model", "cloud", "--price-in", "1", "--price-out", "2")
+        done = await asyncio.to_thread(foundry.ok, *line, *QUICK)
+    assert "cloud@127.0.0.1" in done.out and "Cost/1,000" in done.out
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_measured(
+    foundry: Foundry, fake_model: Callable[..., str], tmp_path: Path
+) -> None:
+    fake_model("one")
+    fake_model("two")
+    for line, words in (
+        (("one",), "1 candidates; a comparison needs at least 2"),
+        (("one", "one"), "are the same candidate"),
+        (("one@ctx=512", "one@ctx=512,ctx=512"), "are the same candidate"),
+        (("one", "one@ctx=many"), "'ctx=many' is no setting"),
+        (("one", "two", "--from", "last"), "either models are measured or runs are read"),
+        (("--from", "nothing"), "no run is called 'nothing'"),
+        (("one", "two", "--report", str(tmp_path / "absent" / "x.html")), "there is no folder"),
+        (("one", "two", "--concurrency", "many"), "a list such as 1,2,4"),
+    ):
+        done = foundry("compare", *line)
+        assert done.code != 0 and words in done.err, (line, done.err)
+    assert foundry.ok("bench", "list").out == ""

@@ -1,0 +1,153 @@
+"""What may be said of candidates, from runs that are written out here: never more than their figures show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compare.recorded import MACHINE, failing, keep_bench, keep_items, keep_votes, outcome
+from localfoundry.bench.plan import Plan
+from localfoundry.compare import tables, text, verdict
+from localfoundry.compare.evidence import gather, short
+from localfoundry.errors import InvalidRequest
+from localfoundry.results.db import Results
+from localfoundry.results.rows import Run, new_id
+
+PLAN = Plan(rounds=8, nonce="n")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Iterator[Results]:
+    with Results(tmp_path / "results.db") as opened:
+        yield opened
+
+
+def test_the_one_that_is_shown_to_be_fastest_is_taken_for_development_with_its_figures(results: Results) -> None:
+    run = keep_bench(results, PLAN, [outcome("slow", 2.0, PLAN), outcome("fast", 1.0, PLAN)])
+    [said] = verdict.judge(gather(results, [run]))
+    assert said.development.label == "fast"
+    [first, second] = said.development.cites
+    assert (first.label, first.n, first.run) == ("fast", 8, short(run))
+    assert first.low is not None and first.high is not None and first.low <= first.value <= first.high
+    assert second.label == "slow"
+    [pair] = [p for p in said.pairs if p.metric == "latency_s"]
+    assert (pair.a, pair.b) == ("slow", "fast")
+    assert pair.ratio.value == pytest.approx(2.0, rel=0.05)
+    assert verdict.slower(pair)
+
+
+def test_where_no_difference_is_shown_there_is_no_winner_and_the_sentence_says_so(results: Results) -> None:
+    same = [outcome("a", 1.0, PLAN, spread=0.1), outcome("b", 1.0, PLAN, spread=0.1, peak_bytes=900_000_000)]
+    evidence = gather(results, [keep_bench(results, PLAN, same)])
+    judged = verdict.judge(evidence)
+    assert judged[0].development.label is None
+    words = " ".join(text.block(evidence, judged).split())
+    assert "no winner" in words and "no difference shown (ratio" in words
+    assert "a takes the least memory, 200.0 MB against up to 900.0 MB" in words
+
+
+def test_without_items_there_is_no_choice_for_production(results: Results) -> None:
+    run = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    [said] = verdict.judge(gather(results, [run]))
+    assert said.production.label is None
+    assert said.production.because[0] == "none: what the answers are worth was not measured."
+    assert not said.production.cites
+
+
+def test_who_is_shown_to_solve_more_is_taken_for_production_although_slower(results: Results) -> None:
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    items = keep_items(results, {"a": [i % 5 < 3 for i in range(40)], "b": [True] * 40})
+    [said] = verdict.judge(gather(results, [bench, items]))
+    assert (said.development.label, said.production.label) == ("a", "b")
+    assert said.production.because[0] == "b: the others are shown to solve fewer items."
+    cited = {(cite.label, cite.figure): cite for cite in said.production.cites}
+    assert cited["b", "solved of chat (en)"].n == 40
+    assert cited["b", "solved of chat (en)"].run == short(items)
+
+
+def test_who_solves_less_than_half_is_not_recommended_for_production(results: Results) -> None:
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    items = keep_items(results, {"a": [i < 4 for i in range(40)], "b": [i < 5 for i in range(40)]})
+    [said] = verdict.judge(gather(results, [bench, items]))
+    assert said.production.label is None
+    assert "shown to solve less than 50%" in said.production.because[0]
+
+
+def test_the_fastest_is_taken_for_production_only_where_it_can_lose_little(results: Results) -> None:
+    """Twenty items of which 50 % and 80 % were solved showed no difference, and the fastest was recommended."""
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    far = keep_items(results, {"a": [i % 2 == 0 for i in range(20)], "b": [i % 5 != 0 for i in range(20)]})
+    [said] = verdict.judge(gather(results, [bench, far]))
+    assert said.production.label is None
+    assert "a, the fastest, may solve up to" in said.production.because[0]
+    alike = keep_items(results, {"a": [True] * 30, "b": [True] * 30})
+    [said] = verdict.judge(gather(results, [bench, alike]))
+    assert said.production.label == "a"
+
+
+def test_people_decide_where_items_do_not(results: Results) -> None:
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    alike = keep_items(results, {"a": [True] * 30, "b": [True] * 30})
+    keep_votes(results, "a", "b", ["b"] * 12)
+    [said] = verdict.judge(gather(results, [bench, alike]))
+    assert said.production.label == "b"
+    assert "people prefer" in said.production.because[0]
+
+
+def test_a_candidate_that_always_fails_has_a_row_that_says_so_and_the_others_stay(results: Results) -> None:
+    outcomes = [outcome("a", 1.0, PLAN), failing("broken", "the worker ended\nwith status 9"), outcome("b", 2.0, PLAN)]
+    evidence = gather(results, [keep_bench(results, PLAN, outcomes)])
+    judged = verdict.judge(evidence)
+    assert judged[0].development.label == "a"
+    speeds = tables.speeds(evidence.panels[0])
+    [row] = [row for row in speeds.rows if row[0] == "broken"]
+    assert "failed: the worker ended" in row[speeds.columns.index("Note")]
+    assert "broken:            failed: the worker ended with status 9" in text.block(evidence, judged)
+
+
+def test_runs_of_different_machines_are_said_to_be_and_not_compared(results: Results) -> None:
+    here = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    there = keep_bench(results, PLAN, [outcome("c", 0.5, PLAN), outcome("d", 0.6, PLAN)], {**MACHINE, "cpu": "Other"})
+    evidence = gather(results, [here, there])
+    judged = verdict.judge(evidence)
+    assert [said.development.label for said in judged] == ["a", "c"]
+    assert not {(p.a, p.b) for said in judged for p in said.pairs} - {("b", "a"), ("d", "c")}
+    [note] = evidence.notes
+    assert "different machines" in note and "Other" in note
+
+
+def test_a_label_that_was_another_file_is_not_mixed(results: Results) -> None:
+    files = {"a": "1" * 64, "b": "2" * 64}
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)], sha256=files)
+    items = keep_items(results, {"a": [True] * 5, "b": [True] * 5}, sha256={"a": "3" * 64, "b": "2" * 64})
+    evidence = gather(results, [bench, items])
+    assert [score.model for score in evidence.scores] == ["b"]
+    assert any("a is file 333333333333" in note for note in evidence.notes)
+
+
+def test_an_empty_run_is_refused_and_an_interrupted_one_says_so(results: Results) -> None:
+    empty = keep_bench(results, PLAN, [])
+    with pytest.raises(InvalidRequest, match="holds no result"):
+        gather(results, [empty])
+    run = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    results.finish(run.id, "interrupted")
+    evidence = gather(results, [results.run(run.id), empty])
+    assert any("interrupted" in note for note in evidence.notes)
+    assert any("holds no sample" in note for note in evidence.notes)
+
+
+def test_items_alone_can_be_compared(results: Results) -> None:
+    items = keep_items(results, {"a": [i % 5 < 3 for i in range(40)], "b": [True] * 40})
+    evidence = gather(results, [items])
+    [said] = verdict.judge(evidence)
+    assert (said.development.label, said.production.label) == (None, "b")
+    assert "b:                 solves 40 of 40 (chat, en)" in text.block(evidence, [said])
+
+
+def test_a_rating_run_holds_answers_that_nobody_checked(results: Results) -> None:
+    run = Run(new_id(), "rating", "2026-11-23T05:20:00+00:00")
+    results.begin(run)
+    with pytest.raises(InvalidRequest, match="holds no result"):
+        gather(results, [results.run(run.id)])
