@@ -2,12 +2,13 @@
 
     python benchmarks/catalog_scale.py [--entries 100000] [--rounds 7] [--foundry PATH] [--json FILE]
 
-An entry is a variant: what Foundry Local's catalog lists one by one. The synthetic catalog has some 45,000 models of
-2,400 shapes, the nth most common one 1/n as often as the first (most models are fine-tunes of a few), in 13
-quantizations, of 0.03 to 700 billion parameters, with varied licences, tasks and publishers; one in ten files has no
-known size, one in six a size of its own, one in twenty models no known shape, and one in ten entries is for an engine
-that is not here. Each command is a process, timed from outside; memory is the most that the
-process had resident at any time. The machine is probed once before, as on a person's second call.
+An entry is a variant: what Foundry Local's catalog lists one by one. The synthetic catalog has some 40,000 models of
+2,500 shapes in 13 quantizations, each as often as any other, of 0.03 to 700 billion parameters, with varied licences,
+tasks and publishers. Every file has a size of its own, up to 6 % from the usual one; one in ten has no known size, one
+in twenty models no known shape, and one in ten entries is for an engine that is not here. That is harder than a hub,
+where most models are fine-tunes of a few: nothing may be gained here from entries that are alike. Each command is a
+process, timed from outside; memory is the most that the process had resident at any time. The machine is probed once
+before, as on a person's second call.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from localfoundry.catalog.model import Architecture, Model, Variant
 
 _BITS = {"Q4_K_M": 4.85, "Q4_0": 4.5, "Q4_1": 5.0, "Q4_K_S": 4.6, "Q5_K_M": 5.7, "Q5_0": 5.5, "Q6_K": 6.56, "Q8_0": 8.5,
          "Q3_K_M": 3.9, "Q2_K": 3.2, "IQ4_NL": 4.5, "F16": 16.0, "BF16": 16.0}  # fmt: skip
-_POPULARITY = (30, 5, 2, 8, 12, 4, 10, 15, 5, 3, 2, 3, 1)  # of those quantizations
 _LICENSES = ("apache-2.0", "mit", "llama3.1", "llama3.2", "gemma", "cc-by-nc-4.0", "other", None)
 _TASKS = (("chat",), ("chat", "code"), ("code",), ("chat", "reasoning"), ("chat", "translation"))
 _READING = (("embeddings",), ("rerank",))  # of one shape in eight
@@ -42,6 +42,8 @@ _COMMANDS: dict[str, tuple[str, str, float | None, float | None]] = {
     "search TEXT --local": ("large", "model search granite --local", 1.5, 200),
     "list --fits --sort speed": ("large", "model list --fits --sort speed", 1.5, 200),
     "list --fits --ctx 32k --task code": ("large", "model list --fits --ctx 32k --task code", 1.5, 200),
+    "recommend": ("large", "recommend", 4, 200),
+    "recommend --ctx 32k --task code": ("large", "recommend --ctx 32k --task code --min-speed 10", 4, 200),
 }
 
 
@@ -67,11 +69,9 @@ def shapes(chance: random.Random) -> list[Architecture]:
 def catalog(entries: int, seed: int = 7) -> list[Model]:
     chance = random.Random(seed)
     kinds = shapes(chance)
-    popularity = [1 / (place + 1) for place in range(len(kinds))]
-    chosen = iter(chance.choices(kinds, popularity, k=entries))
     models, made = [], 0
     while made < entries:
-        model = _model(len(models), min(chance.choice((1, 2, 3, 4)), entries - made), next(chosen), chance)
+        model = _model(len(models), min(chance.choice((1, 2, 3, 4)), entries - made), chance.choice(kinds), chance)
         models.append(model)
         made += len(model.variants)
     return models
@@ -84,7 +84,7 @@ def write(file: Path, entries: int) -> None:
 def _model(number: int, count: int, shape: Architecture, chance: random.Random) -> Model:
     stem = f"{chance.choice(_WORDS)}-{chance.choice(_WORDS)}-{shape.parameters() / 1e9:.1f}b-{number}"
     terms = chance.choice(_LICENSES)
-    names = set(chance.choices(list(_BITS), _POPULARITY, k=count))
+    names = chance.sample(list(_BITS), count)
     known = chance.random() >= 0.05
     variants = tuple(_variant(stem, name, shape, chance) for name in sorted(names))
     org = f"{chance.choice(_WORDS)}labs"
@@ -94,12 +94,8 @@ def _model(number: int, count: int, shape: Architecture, chance: random.Random) 
 
 
 def _variant(stem: str, quantization: str, shape: Architecture, chance: random.Random) -> Variant:
-    size: int | None = int(shape.parameters() * _BITS[quantization] / 8) + 6_000_000
-    draw = chance.random()
-    if draw < 0.1:
-        size = None
-    elif draw < 0.27 and size is not None:
-        size += chance.randrange(30_000)  # of another chat template or description
+    usual = shape.parameters() * _BITS[quantization] / 8 + 6_000_000
+    size = None if chance.random() < 0.1 else int(usual * chance.uniform(0.94, 1.06))
     name = f"{stem}-{quantization.lower()}"
     if chance.random() < 0.1:
         return Variant(f"{name}-onnx", 1, "onnx", f"hf:{stem}/onnx", None, size_bytes=size)

@@ -17,6 +17,7 @@ _SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, 
                "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
 _TOKEN_UNITS = {"": 1, "k": 2**10, "m": 2**20}  # as models are named: 128k is a context of 131,072 tokens
 MOST_TOKENS = 2**22
+_PRINTED_1000 = 999.95  # rounded as it will be printed: 999,990 bytes are 1.0 MB, not 1000.0 kB
 _TIME_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -26,7 +27,7 @@ def format_bytes(size: int | None) -> str:
         return "unknown"
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
-        if round(abs(value), 1) < 1000:  # as it will be printed: 999,990 bytes are 1.0 MB, not 1000.0 kB
+        if -_PRINTED_1000 < value < _PRINTED_1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,7 +160,7 @@ def test_a_winner_is_named_only_where_the_intervals_part() -> None:
 
 def test_the_source_stands_beside_each_number() -> None:
     others = measured("a", 0.6, source="measured by others")
-    rated = replace(about(31.0), source="measured here")
+    rated = msgspec.structs.replace(about(31.0), source="measured here")
     found = recommend([made("a", decode=rated), made("b")], CHAT, [others])
     said = "; ".join(found.chosen[0].reasons)
     assert "31 tokens/s measured here (27.9 to 34.1)" in said

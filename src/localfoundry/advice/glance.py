@@ -1,4 +1,4 @@
-"""The first look at many variants on one machine: memory, fit and decode rate, each distinct shape computed once.
+"""The first look at many variants on one machine: memory, fit and decode rate.
 
 What takes longer (how far the context could go, prompt, load) is `prospects.py`'s, for the few that a person looks at.
 The fit is decided as the service decides it: by the estimate, corrected where this very model was loaded here. What is
@@ -7,16 +7,18 @@ not known stays unknown. Where the size of the file is an assumption, a fit is o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
 
 from localfoundry import fit
 from localfoundry.advice.machine import Means
-from localfoundry.catalog.model import Architecture, Model, Variant
+from localfoundry.catalog.model import Model, Variant
 from localfoundry.engines import llama_fit, runnable_formats
 from localfoundry.fit.calibration import Calibration, Quantity, Subject
+from localfoundry.fit.decoder import Decoders
 from localfoundry.fit.interval import Interval
-from localfoundry.fit.memory import buffers, with_buffers
 from localfoundry.fit.speed import kernel
 from localfoundry.formats.shape import ModelShape
 
@@ -26,8 +28,7 @@ Fit = Literal["fits", "not now", "never", "unknown"]
 _WRITES_NOTHING = frozenset({"embeddings", "rerank"})
 
 
-@dataclass(frozen=True, slots=True)
-class Glance:
+class Glance(msgspec.Struct, frozen=True, gc=False):
     """`context` tokens, bytes of a load with them, tokens/s of one stream; None is not known, `why` names the fact."""
 
     context: int
@@ -38,12 +39,26 @@ class Glance:
     why: str = ""
 
 
-class Case(NamedTuple):
-    """A shape as it would be loaded; `subject` is whose measurements count for it."""
+class Estimate(Protocol):
+    """What is predicted of one file. Rates need a processor."""
 
-    shape: ModelShape
+    @property
+    def sized(self) -> bool: ...
+    @property
+    def kernel(self) -> str: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    def memory(self, load: fit.Load) -> Interval: ...
+    def largest_context(self, load: fit.Load, room_bytes: int, most: int) -> int | None: ...
+    def decode(self, load: fit.Load) -> Interval: ...
+    def prefill(self, load: fit.Load, tokens: int) -> Interval: ...
+
+
+class Case(NamedTuple):
+    """A file as it would be loaded; `subject`: whose measurements count for it."""
+
+    estimate: Estimate
     load: fit.Load
-    memory: fit.Memory
     subject: Subject
 
 
@@ -53,11 +68,10 @@ class Glances:
     def __init__(self, machine: Means, context: int | None = None, calibration: Calibration | None = None) -> None:
         self.machine = machine
         self._context = context
-        self._calibration = calibration if machine.measured_as is not None else None
+        self._calibration = calibration if machine.measured_as is not None and calibration else None
         self._formats = runnable_formats()
-        self._seen: dict[tuple[object, ...], Glance] = {}
         self._loads: dict[tuple[bool, int], fit.Load] = {}
-        self._buffers: dict[tuple[Architecture | None, int, bool], tuple[fit.Term, ...]] = {}
+        self._decoders = Decoders(machine.processor, machine.isa)
         loads = (llama_fit.load_of(tasks, fit.DEFAULT_CONTEXT, 1) for tasks in (("embeddings",), ("chat",)))
         self._reading, self._writing = (replace(load, isa=machine.isa) for load in loads)
 
@@ -67,27 +81,39 @@ class Glances:
 
     def of(self, model: Model, variant: Variant, shape: ModelShape | None = None) -> Glance:
         """`shape`: of the version that is here; else the catalog's facts count. Raises nothing."""
-        if shape is not None:
-            return self._computed(model, variant, shape)
-        writes = _WRITES_NOTHING.isdisjoint(model.tasks)
-        sha256 = variant.sha256 if self._calibration is not None else None
-        key = (model.architecture, _rounded(variant.size_bytes), variant.quantization, variant.context_length,
-                   variant.format, writes, sha256)  # fmt: skip
-        found = self._seen.get(key)
-        if found is None:
-            found = self._seen[key] = self._computed(model, variant, shape_of(model, variant))
-        return found
+        trained = self.trained(model, variant, shape)
+        if variant.format not in self._formats:
+            why = f"no engine here runs {variant.format} files"
+            return Glance(self._usual(trained), trained, "unknown", why=why)
+        estimate = self._estimate(model, variant, shape)
+        if estimate is None:
+            never: Fit = "never" if self.too_large(variant) else "unknown"
+            why = "its layers and widths are not in the catalog"
+            return Glance(self._usual(trained), trained, never, why=why)
+        load, needed = self._loaded(estimate, model, trained)
+        decode = None if self.machine.processor is None or load.embeddings else estimate.decode(load)
+        if self._calibration is not None:
+            subject = self._subject(estimate, variant)
+            needed = self.corrected("memory", needed, subject)
+            decode = decode and self.corrected("decode", decode, subject)
+        fits, why = _fit(needed, estimate.sized, self.machine)
+        if self._context is not None and trained is not None and self._context > trained:
+            fits, why = "never", ""
+        if self.machine.processor is None:
+            why = why or "the number of cores or the bandwidth of the memory"
+        return Glance(load.context, trained, fits, needed, decode, why)
 
-    def case(self, model: Model, variant: Variant, shape: ModelShape, trained: int | None) -> Case:
-        """How the variant would be loaded: with the context asked for, else the usual one or what memory leaves."""
-        usual = self._context or min(trained or fit.DEFAULT_CONTEXT, fit.DEFAULT_CONTEXT)
-        load = self._load(_WRITES_NOTHING.isdisjoint(model.tasks), usual)
-        memory = self._memory(model.architecture, shape, load)
-        if self._context is None and self.machine.free_bytes is not None and memory.total > self.machine.free_bytes:
-            load = replace(load, context=self._affordable(shape, load))
-            memory = fit.memory(shape, load)
-        subject = Subject("", self.machine.measured_as or "", kernel(shape), variant.sha256 or "")
-        return Case(shape, load, memory, subject)
+    def trained(self, model: Model, variant: Variant, shape: ModelShape | None = None) -> int | None:
+        """Tokens; None: not known."""
+        return variant.context_length or (shape.context_length if shape else None) or model.context_length
+
+    def case(self, model: Model, variant: Variant, shape: ModelShape | None, trained: int | None) -> Case | None:
+        """How the variant would be loaded; None where neither a `shape` of its own nor the catalog's facts tell."""
+        estimate = self._estimate(model, variant, shape)
+        if estimate is None:
+            return None
+        load, _ = self._loaded(estimate, model, trained)
+        return Case(estimate, load, self._subject(estimate, variant))
 
     def corrected(self, quantity: Quantity, predicted: Interval, subject: Subject) -> Interval:
         """What was learned here is of this machine; memory only from this very model, as the service does it."""
@@ -96,6 +122,29 @@ class Glances:
         found = self._calibration.corrected(quantity, predicted, subject)
         return found if quantity != "memory" or found.source == "measured here" else predicted
 
+    def _estimate(self, model: Model, variant: Variant, shape: ModelShape | None) -> Estimate | None:
+        if shape is not None:
+            return _Exact(shape, self.machine.processor)
+        if model.architecture is None:
+            return None
+        return self._decoders.file(model.architecture, variant.size_bytes, variant.quantization)
+
+    def _loaded(self, estimate: Estimate, model: Model, trained: int | None) -> tuple[fit.Load, Interval]:
+        """With the context asked for, else the usual one or what memory leaves; and the bytes of that load."""
+        writes, free = _WRITES_NOTHING.isdisjoint(model.tasks), self.machine.free_bytes
+        load = self._load(writes, self._usual(trained))
+        memory = estimate.memory(load)
+        if self._context is None and free is not None and memory.value > free:
+            load = self._load(writes, self._affordable(estimate, load))
+            memory = estimate.memory(load)
+        return load, memory
+
+    def _subject(self, estimate: Estimate, variant: Variant) -> Subject:
+        return Subject("", self.machine.measured_as or "", estimate.kernel, variant.sha256 or "")
+
+    def _usual(self, trained: int | None) -> int:
+        return self._context or min(trained or fit.DEFAULT_CONTEXT, fit.DEFAULT_CONTEXT)
+
     def _load(self, writes: bool, context: int) -> fit.Load:
         found = self._loads.get((writes, context))
         if found is None:
@@ -103,50 +152,37 @@ class Glances:
             found = self._loads[writes, context] = replace(base, context=context)
         return found
 
-    def _memory(self, architecture: Architecture | None, shape: ModelShape, load: fit.Load) -> fit.Memory:
-        """Buffers are the same for all quantizations of an architecture, as long as the catalog's facts are used."""
-        if shape.exact:
-            return fit.memory(shape, load)
-        key = architecture, load.context, load.embeddings
-        rest = self._buffers.get(key)
-        if rest is None:
-            rest = self._buffers[key] = buffers(shape, load)
-        return with_buffers(shape, load, rest)
-
-    def _affordable(self, shape: ModelShape, load: fit.Load) -> int:
+    def _affordable(self, estimate: Estimate, load: fit.Load) -> int:
         """The largest context up to the usual one that is free now, or else could be; the usual one if none is."""
         for room in (self.machine.free_bytes, self.machine.memory_bytes):
-            if room is None or shape.weight_bytes > room:
+            if room is None or estimate.weight_bytes > room:
                 continue
-            largest = fit.largest_context(shape, load, room, load.context)
+            largest = estimate.largest_context(load, room, load.context)
             if largest is not None and largest >= fit.SMALLEST_CONTEXT:
                 return largest
         return load.context
 
-    def _computed(self, model: Model, variant: Variant, shape: ModelShape | None) -> Glance:
-        trained = variant.context_length or (shape.context_length if shape else None) or model.context_length
-        usual = self._context or min(trained or fit.DEFAULT_CONTEXT, fit.DEFAULT_CONTEXT)
-        if variant.format not in self._formats:
-            return Glance(usual, trained, "unknown", why=f"no engine here runs {variant.format} files")
-        if shape is None:
-            never: Fit = "never" if self.too_large(variant) else "unknown"
-            return Glance(usual, trained, never, why="its layers and widths are not in the catalog")
-        case = self.case(model, variant, shape, trained)
-        needed = self.corrected("memory", case.memory.interval, case.subject)
-        fits, why = _fit(needed, shape, self.machine)
-        if self._context is not None and trained is not None and self._context > trained:
-            fits, why = "never", ""
-        if self.machine.processor is None:
-            why = why or "the number of cores or the bandwidth of the memory"
-        return Glance(case.load.context, trained, fits, needed, self._decode(case), why)
 
-    def _decode(self, case: Case) -> Interval | None:
-        """None also for what writes nothing: an embedding model, a reranker."""
-        if self.machine.processor is None or case.load.embeddings:
-            return None
-        return self.corrected(
-            "decode", fit.decode(case.shape, case.load, self.machine.processor).interval, case.subject
-        )
+class _Exact:
+    """The estimate from a header, of one file by itself."""
+
+    def __init__(self, shape: ModelShape, processor: fit.Processor | None) -> None:
+        self._shape, self._processor = shape, processor
+        self.sized, self.kernel, self.weight_bytes = shape.sized, kernel(shape), shape.weight_bytes
+
+    def memory(self, load: fit.Load) -> Interval:
+        return fit.memory(self._shape, load).interval
+
+    def largest_context(self, load: fit.Load, room_bytes: int, most: int) -> int | None:
+        return fit.largest_context(self._shape, load, room_bytes, most)
+
+    def decode(self, load: fit.Load) -> Interval:
+        assert self._processor is not None
+        return fit.decode(self._shape, load, self._processor).interval
+
+    def prefill(self, load: fit.Load, tokens: int) -> Interval:
+        assert self._processor is not None
+        return fit.prefill(self._shape, load, self._processor, tokens).interval
 
 
 def exceeds(size_bytes: int | None, machine: Means) -> bool:
@@ -157,23 +193,12 @@ def shape_of(model: Model, variant: Variant) -> ModelShape | None:
     """From the catalog's facts; None where it has none."""
     if model.architecture is None:
         return None
-    return fit.of_catalog(model.architecture, _rounded(variant.size_bytes), variant.quantization)
+    return fit.of_catalog(model.architecture, variant.size_bytes, variant.quantization)
 
 
-def _rounded(size_bytes: int | None) -> int | None:
-    """To 12 binary digits, by 0.025 % at most: fine-tunes of a model differ by less, and then are computed once.
-
-    What a catalog's facts leave open of a load is 10 % and more.
-    """
-    if size_bytes is None:
-        return None
-    step = 1 << max(size_bytes.bit_length() - 12, 0)
-    return (size_bytes + step // 2) // step * step
-
-
-def _fit(needed: Interval, shape: ModelShape, machine: Means) -> tuple[Fit, str]:
+def _fit(needed: Interval, sized: bool, machine: Means) -> tuple[Fit, str]:
     """Whether it fits, and what is missing to say so."""
-    low, high = (needed.value, needed.value) if shape.sized else (needed.low, needed.high)
+    low, high = (needed.value, needed.value) if sized else (needed.low, needed.high)
     if machine.memory_bytes is None:
         return "unknown", "how much memory the machine has"
     if low > machine.memory_bytes:

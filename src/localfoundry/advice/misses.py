@@ -92,8 +92,10 @@ def _passes_memory(wishes: Wishes, prospect: Prospect) -> bool:
         return True
     if prospect.memory is None or wishes.room_bytes is None:
         return False
-    if wishes.context and prospect.largest_context and wishes.context <= prospect.largest_context < prospect.context:
-        return True
+    if wishes.context and wishes.context < prospect.context:
+        largest = prospect.largest_context
+        if largest and wishes.context <= largest < prospect.context:
+            return True
     return prospect.memory.high <= wishes.room_bytes
 
 

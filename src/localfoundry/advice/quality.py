@@ -86,9 +86,10 @@ def order(evidence: Evidence | None) -> tuple[int, float]:
 def declared(guide: Guide, catalog: Catalog) -> list[Evidence]:
     """What the guide says, for the models that its names stand for in the catalog; others are passed over."""
     found = []
+    entries = catalog.find_all(choice.model for task in guide.tasks for choice in task.choices)
     for task in guide.tasks:
         for choice in task.choices:
-            entry = catalog.find(choice.model)
+            entry = entries.get(choice.model)
             if entry is not None:
                 variant = entry[1].id if entry[1] else None
                 found.append(Evidence(alias=entry[0].alias, variant=variant, task=task.task, source="declared",

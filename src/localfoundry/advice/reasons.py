@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from localfoundry.advice.figures import READING, rate, speed, told, told_bytes, told_rate
 from localfoundry.advice.prospects import Prospect
@@ -12,37 +12,46 @@ from localfoundry.fit.interval import Interval
 from localfoundry.units import format_bytes, format_duration
 
 
-def reasons(wishes: Wishes, own: Prospect, quality: Evidence | None, best: Sequence[Prospect]) -> tuple[str, ...]:
-    """Sentences without a full stop: what it is first in among `best`, speed, size, quality, and what is in doubt."""
-    place = _place(wishes.task, own, best)
+def reasons(wishes: Wishes, own: Prospect, quality: Evidence | None, ends: Ends) -> tuple[str, ...]:
+    """Sentences without a full stop: what it is first in among the set, speed, size, quality, and what is in doubt."""
+    place = ends.place(own)
     said = [place] if place else []
     said += [_pace(wishes.task, own), _room(own)]
     said.append(f"quality: {quality.words}" if quality else "quality: no evidence")
     return (*said, *_doubts(wishes, own))
 
 
-def _place(task: str, own: Prospect, best: Sequence[Prospect]) -> str:
-    """Where it is at an end of the set, by the middle of each figure; a tie has two."""
-    if len(best) < 2:
-        return "the only one of the set"
-    ends = [
-        ("the fastest", _end(own, best, lambda p: _value(speed(task, p)), max)),
-        ("the slowest, with the most to compute", _end(own, best, lambda p: _value(speed(task, p)), min)),
-        ("the soonest first token", _end(own, best, lambda p: _value(p.first_token_s), min)),
-        ("the least memory", _end(own, best, lambda p: _value(p.memory), min)),
-        ("the most memory", _end(own, best, lambda p: _value(p.memory), max)),
-        ("the smallest file", _end(own, best, lambda p: p.disk_bytes, min)),
-    ]
-    found = [name for name, there in ends if there]
-    return f"of the {len(best)} in the set {', '.join(found)}" if found else ""
+class Ends:
+    """The least and the most of each figure in the set, found once for all who are chosen from it."""
+
+    def __init__(self, task: str, best: Sequence[Prospect]) -> None:
+        self.count = len(best)
+        self._figures: tuple[Callable[[Prospect], float | None], ...] = (
+            lambda p: _value(speed(task, p)), lambda p: _value(p.first_token_s), lambda p: _value(p.memory),
+            lambda p: p.disk_bytes,
+        )  # fmt: skip
+        self._ends = [_span(map(figure, best)) for figure in self._figures]
+
+    def place(self, own: Prospect) -> str:
+        """Where it is at an end of the set, by the middle of each figure; a tie has two."""
+        if self.count < 2:
+            return "the only one of the set"
+        found = [name for name, number, end in _PLACES
+                 if (span := self._ends[number]) is not None and self._figures[number](own) == span[end]]  # fmt: skip
+        return f"of the {self.count} in the set {', '.join(found)}" if found else ""
 
 
-def _end(
-    own: Prospect, best: Sequence[Prospect], figure: Callable[[Prospect], float | None],
-    end: Callable[[Sequence[float]], float],
-) -> bool:  # fmt: skip
-    known = [value for p in best if (value := figure(p)) is not None]
-    return len(known) > 1 and figure(own) == end(known)
+# What is said of whom, by the number of the figure in `Ends`, and its end: 0 is the least, 1 the most.
+_PLACES = (
+    ("the fastest", 0, 1), ("the slowest, with the most to compute", 0, 0), ("the soonest first token", 1, 0),
+    ("the least memory", 2, 0), ("the most memory", 2, 1), ("the smallest file", 3, 0),
+)  # fmt: skip
+
+
+def _span(figures: Iterable[float | None]) -> tuple[float, float] | None:
+    """Least and most; None where fewer than two are known."""
+    known = [value for value in figures if value is not None]
+    return (min(known), max(known)) if len(known) > 1 else None
 
 
 def _value(interval: Interval | None) -> float | None:

@@ -19,7 +19,7 @@ from localfoundry.advice.loosening import AtContext, Changed
 from localfoundry.advice.misses import Miss, checker
 from localfoundry.advice.prospects import Prospect
 from localfoundry.advice.quality import COMPARE, Evidence, Known, order
-from localfoundry.advice.reasons import reasons
+from localfoundry.advice.reasons import Ends, reasons
 from localfoundry.advice.wishes import Wishes
 from localfoundry.fit.interval import Interval
 
@@ -114,11 +114,12 @@ def recommend(
     taken = {candidate.id for candidate in chosen}
     outside = [(candidate, misses) for candidate, misses in zip(field, missed, strict=True) if misses]
     attempt = _Attempt(wishes, best, at)
+    ends = Ends(wishes.task, [candidate.prospect for candidate in best])
     return Recommendation(
         wishes=wishes,
         candidates=len(field),
         passing=len(passing),
-        chosen=tuple(Choice(c, reasons(wishes, c.prospect, c.quality, [b.prospect for b in best])) for c in chosen),
+        chosen=tuple(Choice(c, reasons(wishes, c.prospect, c.quality, ends)) for c in chosen),
         others=tuple(candidate for candidate in ordered if candidate.id not in taken),
         left_out=(*(LeftOut(*each) for each in outside), *beaten.values()),
         changes=tuple(_changes(attempt, outside, ordered[0].quality if ordered else None)),
@@ -130,7 +131,8 @@ def recommend(
 
 
 def _beaten(task: str, candidates: Sequence[Candidate]) -> dict[str, LeftOut]:
-    """Those that another one is shown to beat."""
+    """Those that another one is shown to beat: both were measured, else nothing is shown."""
+    candidates = [candidate for candidate in candidates if _measured(candidate)]
     points = [_point(task, candidate) for candidate in candidates]
     found = {}
     for candidate, own, by in zip(candidates, points, dominators(points), strict=True):
@@ -149,6 +151,10 @@ def _point(task: str, candidate: Candidate) -> tuple[Range | None, ...]:
     size = None if p.disk_bytes is None else (-float(p.disk_bytes), -float(p.disk_bytes))
     quality = candidate.quality.corner if candidate.quality else None
     return quality, _more(speed(task, p)), _less(p.first_token_s), _less(p.memory), size
+
+
+def _measured(candidate: Candidate) -> bool:
+    return candidate.quality is not None and candidate.quality.corner is not None
 
 
 def _more(interval: Interval | None) -> Range | None:
@@ -220,7 +226,7 @@ class _Attempt:
     def __init__(self, asked: Wishes, best: Sequence[Candidate], at: AtContext) -> None:
         self.asked = asked
         self.at = at
-        self._best = [(candidate.id, _point(asked.task, candidate)) for candidate in best]
+        self._best = [(candidate.id, _point(asked.task, candidate)) for candidate in best if _measured(candidate)]
 
     def passed(self, candidate: Candidate, changed: Changed) -> Wishes | None:
         """The other wishes, if the candidate passes them."""

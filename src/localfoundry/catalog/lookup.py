@@ -22,6 +22,7 @@ Found = tuple[Model, Variant | None]
 _BUILT_IN = Path(__file__).with_name("models.json")
 # Names become parts of URL paths and of paths on the disk.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+_NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}+(?:\n[A-Za-z0-9][A-Za-z0-9._-]{0,127}+)*+\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _LONGEST_QUERY = 128  # a name of any length can arrive over HTTP; comparing it costs its length squared
 
@@ -59,6 +60,15 @@ class Catalog:
         question of what can run here. A variant's name (its highest version) or `name:version` give both.
         """
         return self._by_name.get(name.strip().lower())
+
+    def find_all(self, names: Iterable[str]) -> dict[str, Found]:
+        """`find` of several names, without those that nothing is called; for once, since it makes no index."""
+        asked = {name: name.strip().lower() for name in names}
+        wanted = frozenset(asked.values())
+        built_in, own = (_index([model for model in kind if not wanted.isdisjoint(_spellings(model))])
+                         for kind in self._kinds)  # fmt: skip
+        index = {**built_in, **own}
+        return {name: index[key] for name, key in asked.items() if key in index}
 
     def require(self, name: str) -> Found:
         """`find`, or UnknownModel with the nearest names in its hint."""
@@ -112,13 +122,19 @@ def _sound(models: Sequence[Model]) -> bool:
     variants = [variant for model in models for variant in model.variants]
     aliases, names = [model.alias for model in models], [variant.name for variant in variants]
     return (
-        all(map(_NAME.match, aliases))
-        and all(map(_NAME.match, names))
+        _well_formed(aliases)
+        and _well_formed(names)
         and all(_SHA256.match(variant.sha256) for variant in variants if variant.sha256 is not None)
         and min((variant.version for variant in variants), default=1) >= 1
         and _distinct(aliases)
         and _distinct([f"{variant.name}:{variant.version}" for variant in variants])
     )
+
+
+def _well_formed(names: list[str]) -> bool:
+    """Whether `_NAME` matches each; in one go over all of them."""
+    text = "\n".join(names)
+    return not names or (text.count("\n") == len(names) - 1 and _NAMES.match(text) is not None)
 
 
 def _distinct(names: list[str]) -> bool:
@@ -146,6 +162,14 @@ def _problems(models: Sequence[Model]) -> Iterator[str]:
             if variant.sha256 is not None and not _SHA256.match(variant.sha256):
                 yield f"sha256 of {variant.id} is not 64 lower-case hexadecimal digits - at `{where}`"
             ids.add(variant.id.lower())
+
+
+def _spellings(model: Model) -> list[str]:
+    """All that it can be found by, in lower case."""
+    found = [model.alias, *model.names, *([model.source_repo] if model.source_repo else [])]
+    for variant in model.variants:
+        found += (variant.name, variant.id)
+    return [name.lower() for name in found]
 
 
 def _index(models: Sequence[Model]) -> dict[str, Found]:

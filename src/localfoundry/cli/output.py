@@ -73,7 +73,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, prefix: str 
 def folded(columns: Sequence[str], rows: Sequence[Sequence[str]], room: int | None) -> Iterator[str]:
     """The lines of a table in `room` characters; None: in as many as it takes."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    forms = ["  ".join(f"{{{i}:<{widths[i]}}}" for i in line) for line in _lines(widths, room)]
+    places = _lines(widths, room)
+    if len(places) == 1:
+        form = "  ".join(f"%-{width}s" for width in widths)
+        yield from ((form % tuple(row)).rstrip() for row in chain([columns], rows))
+        return
+    forms = ["  ".join(f"{{{i}:<{widths[i]}}}" for i in line) for line in places]
     for row in chain([columns], rows):
         for number, form in enumerate(forms):
             text = form.format(*row).rstrip()

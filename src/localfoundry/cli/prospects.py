@@ -117,14 +117,10 @@ def ordered(rows: Sequence[Row], order: Order) -> list[Row]:
 
 
 def words(rows: Sequence[Row]) -> Iterator[Sequence[str]]:
-    """Of each row that was looked at the cells for COLUMNS; said once where several rows share a glance."""
-    said: dict[int, Sequence[str]] = {}
+    """Of each row that was looked at the cells for COLUMNS."""
     for row in rows:
         assert row.glance is not None
-        key = id(row.glance)  # the rows keep it alive
-        if key not in said:
-            said[key] = _cells(row.glance)
-        yield said[key]
+        yield _cells(row.glance)
 
 
 def _cells(glance: Glance) -> Sequence[str]:
@@ -138,9 +134,14 @@ def rate(figure: Interval | None) -> str:
     """`31 (16 to 62) predicted`."""
     if figure is None:
         return "unknown"
-    value, low, high = (f"{number:.0f}" if number >= 10 else f"{number:.1f}"
-                        for number in (figure.value, figure.low, figure.high))  # fmt: skip
-    return f"{value} ({low} to {high}) {figure.source}"
+    value, low, high = figure.value, figure.low, figure.high
+    if low >= 10:
+        return f"{value:.0f} ({low:.0f} to {high:.0f}) {figure.source}"
+    return f"{_digits(value)} ({_digits(low)} to {_digits(high)}) {figure.source}"
+
+
+def _digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def _key(figure: Interval | None, sign: int) -> tuple[bool, float]:

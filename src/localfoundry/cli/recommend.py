@@ -35,6 +35,7 @@ _MOST_DESCRIPTION = 2**20 + 1  # bytes that are read: one more than a machine is
 @click.option("--for-machine", type=click.Path(path_type=Path), metavar="FILE",
               help="For the machine that `foundry hardware --json` described, not for this one.")  # fmt: skip
 @context.json_option
+@context.uncollected()
 def recommend(
     task: str, ram: str | None, min_speed: str | None, max_ttft: str | None, license: str | None, ctx: str | None,
     lang: str | None, top: int, for_machine: Path | None, as_json: bool,
@@ -48,7 +49,8 @@ def recommend(
 
     given = context.settings()
     ram_bytes = None if ram is None else wishes.read_ram(ram)
-    entries = _entries(given)
+    catalog = context.catalog(given)
+    entries = _entries(given, catalog)
     licenses = {name for e in entries if (name := e.variant.license or e.model.license)}
     asked = wishes.read(task, {t for e in entries for t in e.model.tasks}, licenses, min_speed=min_speed,
                         max_ttft=max_ttft, license=license, context=ctx, language=lang)  # fmt: skip
@@ -56,7 +58,7 @@ def recommend(
     asked = replace(asked, room_bytes=means.memory_bytes, disk_bytes=means.disk_free_bytes,
                     here=frozenset(e.variant.id for e in entries if e.manifest and not for_machine),
                     formats=frozenset(engines.runnable_formats()))  # fmt: skip
-    evidence = quality.declared(load_guide(), context.catalog(given))
+    evidence = quality.declared(load_guide(), catalog)
     look = _Look(given, means, entries)
     prospects = [look.at(entry, asked.context) for entry in entries]
     found = advice.recommend(prospects, asked, evidence, top=top, at=look.again)
@@ -77,11 +79,10 @@ class _Entry:
     manifest: Manifest | None
 
 
-def _entries(given: Settings) -> list[_Entry]:
+def _entries(given: Settings, catalog: Catalog) -> list[_Entry]:
     """Everything in the catalog, and what is here and in no catalog."""
     from localfoundry.cli.models import own_models
 
-    catalog: Catalog = context.catalog(given)
     manifests: Sequence[Manifest] = context.store(given).current()
     here = {m.name: m for m in sorted(manifests, key=lambda m: m.version)}
     known = {v.name for m in catalog.models for v in m.variants}
@@ -148,13 +149,14 @@ class _Look:
         self._store = context.store(given)
         self._calibration = Calibration(given.home / "calibration.json")
         self._means = means
-        self._by_id = {entry.variant.id: entry for entry in entries}
+        self._entries = entries
+        self._by_id: dict[str, _Entry] = {}
         self._glances: dict[int | None, Glances] = {}
 
     def at(self, entry: _Entry, tokens: int | None) -> Prospect:
         """With a context of so many tokens; None: what a load would get."""
         from localfoundry.advice.glance import Glances
-        from localfoundry.advice.prospects import in_full
+        from localfoundry.advice.prospects import outlined
         from localfoundry.engines import llama_fit
 
         own = entry.manifest
@@ -162,8 +164,10 @@ class _Look:
         glances = self._glances.get(tokens)
         if glances is None:
             glances = self._glances[tokens] = Glances(self._means, tokens, self._calibration)
-        return in_full(glances, entry.model, entry.variant, shape)
+        return outlined(glances, entry.model, entry.variant, shape)
 
     def again(self, known: Prospect, tokens: int) -> Prospect:
         """The same variant with another context."""
+        if not self._by_id:
+            self._by_id = {entry.variant.id: entry for entry in self._entries}
         return self.at(self._by_id[known.variant], tokens)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -48,8 +47,7 @@ class _File(msgspec.Struct):
     notes: list[Note] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """What is asked about: an engine (empty: any), a machine, a kernel and a model."""
 
     engine: str
@@ -58,15 +56,41 @@ class Subject:
     model: str
 
 
+class _Correction(NamedTuple):
+    ratio: float
+    spread: float  # half the width of the interval, relative
+    source: Source
+
+    def of(self, predicted: Interval) -> Interval:
+        value = predicted.value * self.ratio
+        return Interval(value, value * (1 - self.spread), value * (1 + self.spread), self.source)
+
+
 class Calibration:
     """The notes of one home. Reading is done once; `add` reads again under the lock, since others write as well."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._notes = _read(path)
+        self._models = {note.model for note in self._notes}
+        self._found: dict[tuple[str | None, ...], _Correction | None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self._notes)
 
     def corrected(self, quantity: Quantity, predicted: Interval, subject: Subject) -> Interval:
         """The prediction with what is known of it applied: the median ratio, and the interval that this leaves."""
+        if not self._notes:
+            return predicted
+        model = subject.model if subject.model in self._models else None  # all that were never measured are alike
+        key = quantity, subject.engine, subject.machine, subject.kernel, model
+        if key not in self._found:
+            self._found[key] = self._correction(quantity, subject)
+        correction = self._found[key]
+        return predicted if correction is None else correction.of(predicted)
+
+    def _correction(self, quantity: Quantity, subject: Subject) -> _Correction | None:
         found = [note for note in self._notes if note.quantity == quantity and subject.engine in ("", note.engine)]
         here = [note for note in found if note.here and note.machine == subject.machine]
         same = [note.ratio for note in here if note.model == subject.model]
@@ -74,10 +98,10 @@ class Calibration:
         others = [note.ratio for note in found if not note.here and note.model == subject.model]
         own, family = _SPREAD[quantity]
         if same:
-            return _scaled(predicted, same, own, "measured here")
+            return _Correction(_median(same), own, "measured here")
         if kin:
-            return _scaled(predicted, kin, family, "predicted")
-        return _scaled(predicted, others, _OTHERS_SPREAD, "measured by others") if others else predicted
+            return _Correction(_median(kin), family, "predicted")
+        return _Correction(_median(others), _OTHERS_SPREAD, "measured by others") if others else None
 
     def add(self, *notes: Note) -> None:
         """Keep notes. Blocking for a moment; what cannot be written is not worth failing for, and is left."""
@@ -88,6 +112,7 @@ class Calibration:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self._path}.lock", timeout=_LOCK_TIMEOUT_S):
                 self._notes = _bounded([*_read(self._path), *sane])
+                self._models, self._found = {note.model for note in self._notes}, {}
                 _write(self._path, self._notes)
 
 
@@ -113,11 +138,6 @@ def note_speed(
 
 def _note(quantity: Quantity, subject: Subject, ratio: float, *, here: bool = True) -> Note:
     return Note(quantity, subject.engine, subject.machine, subject.kernel, subject.model, ratio, here)
-
-
-def _scaled(predicted: Interval, ratios: list[float], spread: float, source: Source) -> Interval:
-    value = predicted.value * _median(ratios)
-    return Interval(value, value * (1 - spread), value * (1 + spread), source)
 
 
 def _median(ratios: list[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from localfoundry.fit.memory import Load, Memory, memory
@@ -28,12 +29,17 @@ def largest_context(shape: ModelShape, load: Load, room_bytes: int, most: int) -
 
     `load` says everything else. More context never takes less, so that halving finds it.
     """
-    if memory(shape, replace(load, context=most)).total <= room_bytes:
+    return largest_that(lambda context: memory(shape, replace(load, context=context)).total <= room_bytes, most)
+
+
+def largest_that(fits: Callable[[int], bool], most: int) -> int | None:
+    """`most`, or the largest multiple of 256 below it that fits, where what fits has no gaps; None: not even 256."""
+    if fits(most):
         return most
     low, high = 0, (most - 1) // _STEP
     while low < high:
         middle = (low + high + 1) // 2
-        if memory(shape, replace(load, context=middle * _STEP)).total <= room_bytes:
+        if fits(middle * _STEP):
             low = middle
         else:
             high = middle - 1

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 COVERAGE = 0.9  # share of measurements that intervals are meant to hold
 Source = Literal["predicted", "measured here", "measured by others"]
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True, gc=False):
     """`low` and `high` enclose 90 % of measurements; docs/fit.md says how often they did."""
 
     value: float

@@ -42,8 +42,8 @@ _SAMPLER_BYTES = 18.3  # for each token of the vocabulary, of every request: its
 # Half the width of a 90 % interval, relative: the least that held 90 % of the loads that were fitted to.
 _COMPUTE_SPREAD = 0.04
 _PROCESS_SPREAD = 0.04
-_MIX_SPREAD = 0.10  # where the file's size is known, but not which of its matrices are of which type
-_UNCERTAIN_SPREAD = 0.30  # where shape or architecture are not known for certain
+MIX_SPREAD = 0.10  # where the file's size is known, but not which of its matrices are of which type
+UNCERTAIN_SPREAD = 0.30  # where shape or architecture are not known for certain
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,11 @@ class Memory:
     def interval(self) -> Interval:
         """The total with the interval that 90 % of loads are meant to lie in; the terms' errors are taken to add up.
 
-        What is taken only as the context fills is in the total, and at the low end it is not.
+        What is taken only as the context fills is in the total, and at the low end it is not. Weights are added last,
+        so that a sum kept of the other terms gives the same floats (`decoder.py`).
         """
         low = high = 0.0
-        for term in self.terms:
+        for term in reversed(self.terms):
             low += term.low
             high += term.high
         return Interval(self.total, low, high)
@@ -116,17 +117,12 @@ class Memory:
 
 def memory(shape: ModelShape, load: Load) -> Memory:
     """Bytes by purpose, once the model has answered: untouched buffers cost nothing before that."""
-    return with_buffers(shape, load, buffers(shape, load))
-
-
-def with_buffers(shape: ModelShape, load: Load, rest: tuple[Term, ...]) -> Memory:
-    """`memory`, where `buffers` of the same dimensions and load are known already, from another quantization."""
-    return Memory((*(term for term in _weights(shape, load) if term.size_bytes), *rest))
+    return Memory((*(term for term in _weights(shape, load) if term.size_bytes), *buffers(shape, load)))
 
 
 def buffers(shape: ModelShape, load: Load) -> tuple[Term, ...]:
     """Everything but the weights: it does not depend on how those are quantized."""
-    unsure = 0.0 if shape.certain and shape.exact else _UNCERTAIN_SPREAD
+    unsure = 0.0 if shape.certain and shape.exact else UNCERTAIN_SPREAD
     terms = [_kv_cache(shape, load, unsure)]
     state = sum(kind.count * kind.state for kind in shape.layers) * 4 * load.parallel
     if state:
@@ -189,13 +185,17 @@ def _checkpoints(shape: ModelShape, load: Load, unsure: float) -> Term:
     return Term("checkpoints", size, unsure, words, int(size * (1 - unsure)))
 
 
+def rearranged_types(isa: str) -> frozenset[str]:
+    return _REARRANGED.get(isa, frozenset())
+
+
 def _weights(shape: ModelShape, load: Load) -> list[Term]:
     """Weights as mapped, copies rearranged for the kernels, and pages of the file that those copies made useless.
 
     The engine maps the file from the first tensor it uses in place to the last; what it rearranged lies in between.
     A head that is the embedding is copied as well: the embedding itself is looked up in place.
     """
-    types = _REARRANGED.get(load.isa, frozenset())
+    types = rearranged_types(load.isa)
     copied = [group for group in shape.weights if group.multiplied and group.type in types]
     used = [group for group in shape.weights if group not in copied]
     in_place = sum(group.size_bytes for group in used)
@@ -204,7 +204,7 @@ def _weights(shape: ModelShape, load: Load) -> list[Term]:
         copies += shape.embedding_bytes
     spread, words = 0.0, "tensors used as they are in the file"
     if not shape.exact:
-        spread = _MIX_SPREAD if shape.sized else _UNCERTAIN_SPREAD
+        spread = MIX_SPREAD if shape.sized else UNCERTAIN_SPREAD
         words = "of the file's size" if shape.sized else "so many bits for each parameter: no file is known"
     terms = [Term("weights", in_place, spread, words)]
     if copies:

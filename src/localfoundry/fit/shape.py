@@ -28,6 +28,7 @@ _BITS = {
     "Q3_K_L": 4.2, "Q3_K_M": 3.9, "Q3_K_S": 3.5, "Q2_K": 3.2, "Q2_K_S": 2.8,
 }  # fmt: skip
 _UNKNOWN_BITS = 5.0
+EMBEDDING_TYPE = "Q6_K"  # taken for embedding and head of any file
 _BYTES_PER_TEXT = 16  # of a vocabulary, with its length; measured over the usual ones
 
 
@@ -48,6 +49,16 @@ def _read(path: Path, mtime_ns: int, size_bytes: int) -> ModelShape | None:
     return formats_shape.of_gguf(read_model(path))
 
 
+def mix_of(quantization: str | None) -> tuple[tuple[str, float], ...]:
+    """Types of the matrices in a file called so, with their share of the bytes, the largest first."""
+    return _MIXES.get(quantization or "", ((quantization or "Q4_K", 1.0),))
+
+
+def assumed_bytes(architecture: Architecture, quantization: str | None) -> int:
+    """Parameters at the bits of the quantization, else at five."""
+    return int(architecture.parameters() * _BITS.get(quantization or "", _UNKNOWN_BITS) / 8)
+
+
 def of_catalog(
     architecture: Architecture, size_bytes: int | None, quantization: str | None, family: str = "llama"
 ) -> ModelShape:
@@ -57,12 +68,11 @@ def of_catalog(
     """
     a = architecture
     parameters = a.parameters()
-    size = size_bytes or int(parameters * _BITS.get(quantization or "", _UNKNOWN_BITS) / 8)
+    size = size_bytes or assumed_bytes(a, quantization)
     embedding = a.vocab_size * a.hidden_size
     share = embedding / parameters
-    mix = _MIXES.get(quantization or "", ((quantization or "Q4_K", 1.0),))
-    groups, at = [WeightGroup("Q6_K", False, int(size * share), 0, int(size * share))], int(size * share)
-    for kind, part in mix:
+    groups, at = [WeightGroup(EMBEDDING_TYPE, False, int(size * share), 0, int(size * share))], int(size * share)
+    for kind, part in mix_of(quantization):
         taken = int((size - int(size * share)) * part)
         groups.append(WeightGroup(kind, True, taken, at, at + taken))
         at += taken
@@ -80,7 +90,7 @@ def of_catalog(
         weights=tuple(groups),
         embedding_bytes=int(size * share),
         output_bytes=head,
-        output_type="Q6_K",
+        output_type=EMBEDDING_TYPE,
         active_bytes=size - (0 if a.tied_embeddings else int(size * share)),
         active_parameters=parameters - (0 if a.tied_embeddings else embedding),
         context_length=a.context_length,

@@ -8,9 +8,9 @@ the machine is of the kind they were measured on; `calibration.py` narrows it wi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import hypot, sqrt
 
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.memory import Load, cells, kv_bytes_per_cell
@@ -69,13 +69,13 @@ def decode(shape: ModelShape, load: Load, processor: Processor, depth: int = 0, 
     for matrices in (*_body(shape), _head(shape)):
         read_s, multiply_s = _one_token(matrices, processor, rates, rates.experts.decode if shape.experts else 1.0)
         reading, multiplying = reading + read_s, multiplying + multiply_s
-        weights += _longer(read_s, multiply_s)
+        weights += longer(read_s, multiply_s)
     kept = kv_read_bytes(shape, load, depth)
     attention = max(
-        _attention_operations(shape, depth) / _all_cores(rates.attention.decode, processor),
+        _attention_operations(shape, depth) / all_cores(rates.attention.decode, processor),
         kept / (processor.bandwidth * rates.stream_share),
     )
-    terms = {"weights": weights, "attention": attention, "steps": shape.depth * rates.layer_s + rates.token_s}
+    terms = {"weights": weights, "attention": attention, "steps": steps_s(shape, rates)}
     words = {
         "weights": f"{shape.active_bytes / 1e6:,.0f} MB: {_ms(reading)} to read, {_ms(multiplying)} to multiply with",
         "attention": f"{depth:,} tokens behind it, {kept / 1e6:,.1f} MB of keys and values",
@@ -92,14 +92,15 @@ def prefill(shape: ModelShape, load: Load, processor: Processor, tokens: int, ra
     weights = 0.0
     for matrices in _body(shape):
         rate = kernel_rate(rates, matrices.type).prefill * share
-        multiply_s = 2 * matrices.parameters * tokens / _all_cores(rate, processor)
-        weights += _longer(batches * matrices.size_bytes / stream, multiply_s)
+        multiply_s = 2 * matrices.parameters * tokens / all_cores(rate, processor)
+        weights += longer(batches * matrices.size_bytes / stream, multiply_s)
+    attention, elementwise, steps = prefill_consts(shape, load, processor, tokens, rates)
     terms = {
         "weights": weights,
-        "head": _longer(*_one_token(_head(shape), processor, rates, 1.0)),
-        "attention": tokens * _attention_operations(shape, tokens / 2) / _all_cores(rates.attention.prefill, processor),
-        "elementwise": tokens * shape.depth * _elementwise(shape) / _all_cores(rates.elementwise, processor),
-        "steps": batches * (shape.depth * rates.layer_s + rates.token_s),
+        "head": longer(*_one_token(_head(shape), processor, rates, 1.0)),
+        "attention": attention,
+        "elementwise": elementwise,
+        "steps": steps,
     }
     words = {
         "weights": f"{tokens:,} tokens through the layers' matrices",
@@ -111,6 +112,22 @@ def prefill(shape: ModelShape, load: Load, processor: Processor, tokens: int, ra
     return Speed(
         _interval(tokens / sum(terms.values()), _PREFILL, shape, processor, rates), terms, kernel(shape), words
     )
+
+
+def prefill_consts(
+    shape: ModelShape, load: Load, processor: Processor, tokens: int, rates: Rates = RATES
+) -> tuple[float, float, float]:
+    """Seconds of a prompt that do not depend on the weights: attention, norms and the like, steps."""
+    return (
+        tokens * _attention_operations(shape, tokens / 2) / all_cores(rates.attention.prefill, processor),
+        tokens * shape.depth * _elementwise(shape) / all_cores(rates.elementwise, processor),
+        -(-tokens // load.batch) * steps_s(shape, rates),
+    )
+
+
+def steps_s(shape: ModelShape, rates: Rates) -> float:
+    """What layers and the sampling take of each token, or batch, whatever the weights."""
+    return shape.depth * rates.layer_s + rates.token_s
 
 
 def load_time(shape: ModelShape, load: Load, processor: Processor | None, rearranged_bytes: int = 0) -> Speed:
@@ -132,22 +149,22 @@ def load_time(shape: ModelShape, load: Load, processor: Processor | None, rearra
         "rearranging": f"{rearranged_bytes / 1e6:,.0f} MB copied for the kernels",
         "disk": "read from it",
     }
-    return Speed(_around(sum(terms.values()), _LOAD), terms, kernel(shape), words)
+    return Speed(around(sum(terms.values()), _LOAD), terms, kernel(shape), words)
 
 
 def _one_token(matrices: _Matrices, processor: Processor, rates: Rates, share: float) -> tuple[float, float]:
     """Seconds to read the matrices, and to multiply one vector with them at a `share` of their kernel's rate."""
     rate = kernel_rate(rates, matrices.type).decode * share
     read_s = matrices.size_bytes / (processor.bandwidth * rates.stream_share)
-    return read_s, 2 * matrices.parameters / _all_cores(rate, processor)
+    return read_s, 2 * matrices.parameters / all_cores(rate, processor)
 
 
-def _longer(one: float, other: float) -> float:
+def longer(one: float, other: float) -> float:
     """Of two times that overlap; near each other they get in each other's way."""
-    return math.sqrt(math.hypot(one**2, other**2))
+    return sqrt(hypot(one * one, other * other))
 
 
-def _all_cores(rate: float, processor: Processor) -> float:
+def all_cores(rate: float, processor: Processor) -> float:
     return rate * 1e9 * max(processor.cores, 1)
 
 
@@ -200,17 +217,29 @@ def _attention_operations(shape: ModelShape, depth: float) -> float:
 
 def _interval(value: float, spread: float, shape: ModelShape, processor: Processor, rates: Rates) -> Interval:
     """As wide as what was measured allows: on this kind of machine, with these instructions, this kernel, this file."""
+    known = kernel(shape) in rates.kernels and not shape.experts
+    return around(value, _factor(spread, processor, known, shape.exact), processor.doubt)
+
+
+def decode_factor(processor: Processor, known: bool, *, exact: bool) -> float:
+    """Half the width of a decode rate's interval, as a factor. `known`: the kernel was measured."""
+    return _factor(_DECODE, processor, known, exact)
+
+
+def prefill_factor(processor: Processor, known: bool, *, exact: bool) -> float:
+    return _factor(_PREFILL, processor, known, exact)
+
+
+def _factor(spread: float, processor: Processor, known: bool, exact: bool) -> float:
     factor = spread
     if not processor.measured:
         factor = max(factor, _OTHER_MACHINE if processor.isa == ("avx2",) else _UNMEASURED)
-    if kernel(shape) not in rates.kernels or shape.experts:
+    if not known:
         factor = max(factor, _UNMEASURED)
-    if not shape.exact:
-        factor *= _DEDUCED
-    return _around(value, factor, processor.doubt)
+    return factor if exact else factor * _DEDUCED
 
 
-def _around(value: float, factor: float, doubt: float = 1.0) -> Interval:
+def around(value: float, factor: float, doubt: float = 1.0) -> Interval:
     return Interval(value, value / factor, value * factor * max(doubt, 1.0))
 
 
