@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 
 from localfoundry import __version__
-from localfoundry.bench import report, stats
+from localfoundry.bench import stats
+from localfoundry.results import place
 
 STARTER = "smollm2-135m"
 COMMAND_TIMEOUT_S = 600
@@ -194,7 +195,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def publish(lines: Sequence[Line], settings: dict[str, object], raw: object, file: Path | None) -> None:
     """Print the lines with the machine they are from, and write the same with the raw samples to `file`."""
-    machine = report.machine()
+    machine = place.machine()
     print(f"{machine.cpu}, {machine.threads} threads, {machine.system}; localfoundry {__version__}")
     print("medians; the range is min to max where it is not called 95 %\n")
     for line in lines:

@@ -144,7 +144,7 @@ def test_without_evidence_of_quality_nobody_goes_and_nobody_wins() -> None:
     found = recommend([made("small", speed=90), made("large", speed=3, memory=6e9, disk=5 * 10**9)], CHAT)
     assert ids(found) == {"small:1", "large:1"}
     assert found.winner is None
-    assert found.find_out == "foundry bench small:1 large:1"
+    assert found.find_out == "foundry eval small:1 large:1 --suite chat"
 
 
 def test_a_winner_is_named_only_where_the_intervals_part() -> None:
@@ -154,8 +154,30 @@ def test_a_winner_is_named_only_where_the_intervals_part() -> None:
     assert found.winner == "good:1" and found.find_out is None
     assert [choice.candidate.id for choice in found.chosen] == ["good:1", "fast:1"]
     found = recommend(field, CHAT, [measured("fast", 0.5, 0.15), measured("good", 0.7, 0.15)])
-    assert found.winner is None and found.find_out is not None
+    assert found.winner is None and found.find_out == "foundry rate good:1 fast:1", "the suite has said what it can"
     assert recommend(field, CHAT, parted[1:]).winner is None, "one that was measured has beaten nobody"
+
+
+def test_the_one_that_beats_all_others_in_everything_is_the_winner_too() -> None:
+    """Those that it beats are no longer in the set, and are what it was measured against."""
+    better, worse = made("better", speed=40, disk=10**9), made("worse", speed=20, first=2.0, memory=4e9, disk=2 * 10**9)
+    found = recommend([worse, better], CHAT, [measured("better", 0.8), measured("worse", 0.6)])
+    assert ids(found) == {"better:1"} and found.winner == "better:1"
+
+
+def test_scores_of_one_suite_and_language_are_compared() -> None:
+    """Those that the most models were measured with; among equals the suite of the task, and the most items."""
+    field = [made("a"), made("b"), made("c")]
+    english = [measured("a", 0.9, suite="chat"), measured("b", 0.5, suite="chat")]
+    danish = [measured("a", 0.2, suite="chat", language="da", n=24)]
+    found = recommend(field, CHAT, [*danish, *english])
+    assert found.winner == "a:1" and found.measured == 2
+    danish.append(measured("b", 0.8, suite="chat", language="da", n=500))
+    assert recommend(field, CHAT, [*english, *danish]).winner == "b:1"
+    own = [measured("a", 0.9, suite="mine", n=10_000), measured("b", 0.1, suite="mine", n=10_000)]
+    assert recommend(field, CHAT, [*own, *danish]).winner == "b:1"
+    wide = [*own, measured("c", 0.2, suite="mine")]
+    assert recommend(field, CHAT, [*wide, *danish]).winner == "a:1"
 
 
 def test_the_source_stands_beside_each_number() -> None:

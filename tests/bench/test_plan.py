@@ -11,11 +11,12 @@ import pytest
 
 from localfoundry.bench.candidates import Candidate, Target
 from localfoundry.bench.plan import Condition, Plan, rounds_of
-from localfoundry.bench.prompt_file import MAX_PROMPTS, read_prompts
 from localfoundry.bench.request import Sample
 from localfoundry.bench.scenarios import SCENARIOS
 from localfoundry.bench.slo import Slo, parse_slo
 from localfoundry.errors import InvalidRequest
+from localfoundry.prompts import file
+from localfoundry.prompts.file import MAX_PROMPTS
 
 M = Candidate("m", "m")
 COURSE_DA = [
@@ -24,6 +25,10 @@ COURSE_DA = [
     "Hvad er fordele og ulemper ved fjernarbejde?",
     "Opsummer fordelene ved edge AI.",
 ]
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    return tuple(entry.prompt for entry in file.read(path, file.Entry))
 
 
 def text(plan: Plan, condition: Condition, number: int, seq: int, twin: int = 0, candidate: Candidate = M) -> str:

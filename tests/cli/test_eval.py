@@ -15,7 +15,10 @@ import psutil
 import pytest
 
 from harness import Foundry, wait_until
+from localfoundry import config
 from localfoundry.instance import ServiceState
+from localfoundry.results import evidence
+from localfoundry.results.db import FILE_NAME, Results
 
 ITEMS = 12
 
@@ -33,10 +36,12 @@ def suite_of(folder: Path, max_tokens: int = 1) -> str:
 
 
 def results_of(home: Path) -> list[dict[str, Any]]:
-    """Items in the one results file of this home, as far as they are written."""
-    files = list((home / "foundry" / "results").glob("eval-*.jsonl"))
-    lines = files[0].read_text().splitlines() if files else []
-    return [json.loads(line) for line in lines[1:]]
+    """Items of the newest run of this home, as far as they are written."""
+    if not (home / "foundry" / FILE_NAME).exists():
+        return []
+    with Results(home / "foundry" / FILE_NAME) as results:
+        runs = results.runs("eval")
+        return [json.loads(row.raw) for row in results.items(runs[-1].id)] if runs else []
 
 
 def test_models_are_compared_and_every_answer_is_kept(
@@ -60,7 +65,7 @@ def test_twins_show_no_difference_and_json_holds_everything(
     assert [(score["model"], score["passed"], score["n"]) for score in document["scores"]] == [(a, 4, 4), (b, 4, 4)]
     assert [pair["shown"] for pair in document["differences"]] == [False]
     assert len(document["results"]) == 8
-    assert document["run"]["facts"][a]["engine"] == "fake"
+    assert [row["engine"] for row in document["candidates"]] == ["fake", "fake"]
     assert document["run"]["machine"]["memory_bytes"] > 0
     assert not document["interrupted"]
 
@@ -113,6 +118,65 @@ def test_ctrl_c_keeps_what_was_measured_and_resume_goes_on(
     other = foundry(*line, "--resume", "--seed", "7")
     assert other.code == 2
     assert "no earlier run" in other.err
+
+
+def test_a_killed_run_keeps_every_item_and_goes_on(
+    foundry: Foundry, fake_model: Callable[..., str], isolated: Path
+) -> None:
+    slow = fake_model("slow", echo=True, tokens_per_second=10)
+    line = ["eval", slow, "--suite", suite_of(isolated, max_tokens=3), "--items", "6"]
+    process = subprocess.Popen([foundry.executable, *line], env=dict(os.environ), stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(results_of(isolated)) >= 2, 60, "no items were asked")
+    finally:
+        process.kill()
+        process.wait()
+    before = results_of(isolated)
+    assert 2 <= len(before) < 6
+    document = foundry.ok(*line, "--resume", "--json").json
+    assert document["results"][: len(before)] == before and len(document["results"]) == 6
+    with Results(isolated / "foundry" / FILE_NAME) as results:
+        (run,) = results.runs("eval")
+    assert run.id == document["run"]["id"] and run.status == "finished"
+
+
+def test_a_run_is_evidence_is_shared_and_its_answers_can_be_rated(
+    foundry: Foundry, fake_model: Callable[..., str], isolated: Path
+) -> None:
+    """The one file of results is what evidence, sharing and rating read; a suite of one's own is no exception."""
+    models = fake_model("right", echo=True), fake_model("wrong", answer="0")
+    document = foundry.ok("eval", *models, "--suite", suite_of(isolated), "--items", "6", "--json").json
+    row = document["candidates"][0]
+    (found,) = evidence.known(config.load().home).of(file_sha256=row["file_sha256"], task="mine").accuracy
+    assert (found.share.count, found.share.n, found.source) == (6, 6, "measured here")
+    shared = isolated / "models.json"
+    foundry.ok("results", "export", str(shared))
+    (run,) = json.loads(shared.read_text())["runs"]
+    assert {task["label"]: len(task["passed"]) for task in run["tasks"]} == {"right": 6, "wrong": 1}
+    assert "say 1" not in shared.read_text(), "prompts and answers stay here"
+    rate = ["rate", *models, "--run", document["run"]["id"], "--criteria", "accuracy", "--rater", "ann"]
+    rated = foundry.ok(*rate, stdin="1\n" * 6)
+    assert "6 votes by ann are kept; 0 are left" in rated.err
+    assert "say 0" in rated.out
+
+
+def test_a_results_file_that_is_damaged_or_closed_is_told_and_costs_no_run(
+    foundry: Foundry, fake_model: Callable[..., str], isolated: Path
+) -> None:
+    line = ["eval", fake_model("right", echo=True), "--suite", suite_of(isolated), "--items", "3"]
+    file = config.load().home / FILE_NAME
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"no database at all" * 100)
+    damaged = foundry.ok(*line)
+    assert "is damaged" in damaged.err and "set aside as results.db.damaged-" in damaged.err
+    assert len(results_of(isolated)) == 3
+    for part in file.parent.glob(f"{FILE_NAME}*"):
+        part.unlink()
+    file.mkdir()
+    closed = foundry.ok(*line)
+    assert "what is measured is not kept" in closed.err
+    assert " 3/3 " in closed.out
+    assert foundry(*line, "--resume").code != 0
 
 
 def test_a_suite_is_checked_by_its_own_key(foundry: Foundry, isolated: Path) -> None:

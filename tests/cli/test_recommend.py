@@ -16,7 +16,12 @@ from harness import Foundry
 from localfoundry.cli.main import run
 from localfoundry.hardware.machine import Bandwidth, Machine, decode, encode
 from localfoundry.hardware.survey import Probe, survey
+from localfoundry.results import place, sharing, team_file
+from localfoundry.results.models_json import Candidate
 from localfoundry.store.manifest import Manifest
+from results.shared_runs import around
+from results.shared_runs import document as document_of
+from results.shared_runs import run as run_of
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.txt"))
 MEASURED = Bandwidth(40e9, 4, 1.0, 2**26, 0.0, "made up")
@@ -144,7 +149,7 @@ def test_words_for_a_person(ask: Ask, tmp_path: Path) -> None:
     assert len(lines) <= 25
     assert "epyc-vm.json" in lines[0] and "--task chat --min-speed 30" in lines[0]
     assert "predicted" in lines[2]
-    for words in ("no evidence", "No winner: quality was not measured.", "To find out: foundry bench ", "onnx files",
+    for words in ("no evidence", "No winner: quality was not measured.", "To find out: foundry eval ", "onnx files",
                   "What would change it:", "Left out", "Try one: foundry model run "):  # fmt: skip
         assert words in text, text
 
@@ -167,6 +172,108 @@ def test_own_cached_models_are_candidates(starter: Manifest, ask: Ask, fake_mode
     alias = fake_model()
     _, document, _ = ask("--ram", "2GB")
     assert alias in {left["alias"] for left in document["leftOut"]}
+
+
+SHAPE = {
+    "layers": 2, "hidden_size": 64, "ffn_size": 128, "attention_heads": 4, "kv_heads": 2, "head_dim": 16,
+    "vocab_size": 1000, "tied_embeddings": True, "qkv_bias": False, "qk_norm": False, "context_length": 2048,
+}  # fmt: skip
+
+
+def suite(folder: Path, name: str, items: int) -> str:
+    """A suite that an echo solves, and a model that always says 0 only once."""
+    lines = [f"  - {{id: i{n}, prompt: say {n}, max_tokens: 1, checks: [{{contains: '{n}'}}], answer: '{n}', "
+             "wrong: [x]}\n" for n in range(items)]  # fmt: skip
+    file = folder / f"{name}.yaml"
+    file.write_text(f"suite: {name}\nlanguage: en\nitems:\n{''.join(lines)}")
+    return str(file)
+
+
+@pytest.fixture
+def two(fake_model: Callable[..., str], isolated: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Two cached models that differ in their answers only, with their shapes in the catalog."""
+    aliases = fake_model("right", echo=True), fake_model("wrong", answer="0")
+    variant = {"version": 1, "format": "fake", "quantization": "Q8_0"}
+    models = [{"alias": a, "tasks": ["chat"], "architecture": SHAPE, "variants": [variant | {"name": a}]}
+              for a in aliases]  # fmt: skip
+    catalog = isolated / "catalog.json"
+    catalog.write_text(json.dumps({"models": models}))
+    monkeypatch.setenv("FOUNDRY_CATALOG", str(catalog))
+    return aliases
+
+
+def test_the_model_that_was_measured_to_be_better_is_named_with_its_evidence(
+    foundry: Foundry, ask: Ask, two: tuple[str, str], isolated: Path
+) -> None:
+    right, wrong = (f"{alias}:1" for alias in two)
+    _, before, _ = ask()
+    assert {right, wrong} <= in_set(before) and before["winner"] is None
+    assert before["findOut"].startswith("foundry eval ") and before["findOut"].endswith(" --suite chat")
+    assert "No winner: quality was not measured" in ask(as_json=False)[1]
+    foundry.ok("eval", right, wrong, "--suite", suite(isolated, "chat", 12))
+    _, after, _ = ask()
+    assert after["winner"] == right and after["findOut"] is None
+    best = after["chosen"][0]
+    assert best["id"] == right
+    quality = best["quality"]
+    assert (quality["source"], quality["score"], quality["items"], quality["suite"]) == ("measured here", 1, 12, "chat")
+    assert 0.7 < quality["low"] < 0.8 and quality["high"] == 1
+    text = ask(as_json=False)[1]
+    assert f"Best quality of those that were measured, and shown: {right}." in text
+    assert "quality: 1.00 (0.76 to 1.00, 12 items of chat), measured here in en" in text
+    assert ask("--lang", "da")[1]["winner"] is None, "nothing was asked in Danish"
+
+
+def test_a_suite_of_ones_own_counts_where_it_is_named(
+    foundry: Foundry, ask: Ask, two: tuple[str, str], isolated: Path
+) -> None:
+    foundry.ok("eval", two[0], "--suite", suite(isolated, "mine", 12))
+    assert ask()[1]["winner"] is None
+    assert "quality was not measured" in ask(as_json=False)[1], "not with the suite of the task"
+    _, text, _ = ask("--suite", "mine", as_json=False)
+    assert "No winner: the quality of one model only was measured with the suite mine." in text
+    foundry.ok("eval", two[1], "--suite", suite(isolated, "mine", 12))
+    assert ask("--suite", "mine")[1]["winner"] == f"{two[0]}:1"
+
+
+def test_what_others_measured_counts_as_theirs_and_what_is_damaged_is_told(
+    foundry: Foundry, ask: Ask, two: tuple[str, str], isolated: Path
+) -> None:
+    foundry.ok("eval", *two, "--suite", suite(isolated, "chat", 12))
+    home, shared = isolated / "foundry", isolated / "models.json"
+    foundry.ok("results", "export", str(shared), "--by", "ann")
+    for part in home.glob("results.db*"):
+        part.unlink()
+    foundry.ok("results", "merge", str(shared))
+    _, document, _ = ask()
+    assert document["winner"] == f"{two[0]}:1"
+    assert document["chosen"][0]["quality"]["source"] == "measured by others"
+    (home / "models.json").write_text("{")
+    code, document, err = ask()
+    assert code == 0 and document["winner"] is None
+    assert "nothing that was measured counts: " in err
+    (home / "models.json").unlink()
+    (home / "results.db").write_bytes(b"rubbish" * 500)
+    code, document, err = ask()
+    assert code == 0 and document["winner"] is None and "set aside" in err
+
+
+def test_a_speed_that_others_measured_counts_on_the_same_kind_of_machine_only(
+    ask: Ask, two: tuple[str, str], isolated: Path, tmp_path: Path
+) -> None:
+    def shared(number: int, alias: str, **machine: Any) -> Any:
+        candidate = Candidate("m", "m", model_id=f"{alias}:1", engine="fake")
+        facts = sharing.facts(place.machine_facts()) | machine
+        return run_of(number, around(0.02, number), machine=facts, candidates=(candidate,))
+
+    runs = shared(1, two[0]), shared(2, two[1], cpu="another processor")
+    team_file.write(isolated / "foundry" / "models.json", document_of(*runs))
+    arguments = ("--top", "100", "--ram", "2GB")
+    same, other = (next(each for each in ask(*arguments)[1]["chosen"] if each["alias"] == alias) for alias in two)
+    assert same["decode"]["source"] == "measured by others" and 45 < same["decode"]["value"] < 55
+    assert other["decode"] is None or other["decode"]["source"] == "predicted"
+    there = ("--for-machine", str(described("epyc-vm", tmp_path)))
+    assert all(each["decode"]["source"] == "predicted" for each in ask("--top", "100", *there)[1]["chosen"])
 
 
 @pytest.mark.parametrize(

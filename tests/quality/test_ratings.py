@@ -200,15 +200,15 @@ def test_prompts_of_a_file_are_lines_or_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"good\n\xff\xfe\n", "line 2: no UTF-8"),
-        (b'fine\n{"prompt": 3}\n', "line 2: Expected `str`"),
-        (b'{"prompt": "a", "key": "sk-1"}\n', "line 1: Object contains unknown field"),
-        (b'{"prompt": "a"\n', "line 1"),
-        (b"[" * 5000 + b"\n{" + b'"a":[' * 5000 + b"\n", "line 2"),
-        (b"\n \n", "0 prompts"),
+        (b"good\n\xff\xfe\n", "line 2 of own.txt is not UTF-8: invalid start byte at byte 1"),
+        (b'fine\n{"prompt": 3}\n', "line 2 of own.txt is not an object with a `prompt`: Expected `str`"),
+        (b'{"prompt": "a", "key": "sk-1"}\n', "line 1 of own.txt.*Object contains unknown field"),
+        (b'{"prompt": "a"\n', "line 1 of own.txt"),
+        (b"[" * 5000 + b"\n{" + b'"a":[' * 5000 + b"\n", "line 2 of own.txt"),
+        (b"\n \n", "holds no prompt"),
         (b"same\nsame\n", "two prompts"),
-        (b"x" * 4_000_001, "larger than"),
-        (b"\n".join(b"%d" % n for n in range(1001)), "1,001 prompts"),
+        (b"x" * 20_000_001, "larger than"),
+        (b"\n".join(b"%d" % n for n in range(1001)), "more than 1,000 prompts"),
     ],
 )
 def test_a_file_of_prompts_that_cannot_be_used_is_told_with_its_line(

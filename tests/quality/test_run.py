@@ -8,14 +8,18 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from localfoundry.errors import InvalidRequest
 from localfoundry.quality import suite
 from localfoundry.quality.ask import Endpoint
-from localfoundry.quality.results import ItemResult, Plan, ResultFile, Run, SuiteRun, latest, read
+from localfoundry.quality.record import Record
+from localfoundry.quality.results import ItemResult, Plan, Protocol, SuiteRun, latest, read_items
 from localfoundry.quality.run import GIVE_UP_AFTER, Group, evaluate
 from localfoundry.quality.suite import Suite
+from localfoundry.results.db import FILE_NAME, Results, now
+from localfoundry.results.rows import CandidateRow, Run, new_id
 from quality.answering_server import AnsweringServer, Say
 
 DEADLINE_S = 60
@@ -185,12 +189,17 @@ async def test_a_model_that_cannot_be_loaded_is_not_asked() -> None:
     assert {body["model"] for body in server.bodies} == {"a"}
 
 
+def kept_run(results: Results, plan: Plan) -> Record:
+    protocol: dict[str, object] = msgspec.to_builtins(Protocol(plan))
+    run = Run(new_id(), "eval", now(), protocol=protocol)
+    return Record.begin(results, run, [CandidateRow(run.id, model, model) for model in plan.models])
+
+
 async def test_a_cancelled_run_keeps_what_it_has_and_goes_on_later(tmp_path: Path) -> None:
-    plan, run = plan_of("a"), Run(plan_of("a"), "now", "0")
+    plan = plan_of("a")
     server = AnsweringServer(parrot)
 
-    async def work(file: ResultFile, stop_after: int | None) -> bool:
-        done = {r.key for r in read(file.path)[1] if r.error is None}
+    async def work(record: Record, stop_after: int | None) -> bool:
         task = asyncio.current_task()
         assert task is not None
         count = 0
@@ -202,41 +211,52 @@ async def test_a_cancelled_run_keeps_what_it_has_and_goes_on_later(tmp_path: Pat
                 task.cancel()
 
         async with Endpoint(server.url) as endpoint:
-            return await evaluate(endpoint, plan, [mine()], [Group(("a",))], file, done=done, on_result=told)
+            return await evaluate(endpoint, plan, [mine()], [Group(("a",))], record, done=record.done, on_result=told)
 
     async with server.running(), asyncio.timeout(DEADLINE_S):
-        with ResultFile.create(tmp_path, run) as file:
-            assert await asyncio.create_task(work(file, 2))
-        path = latest(tmp_path, plan)
-        assert [r.item for r in read(path)[1]] == ["i0", "i1"]
-        with path.open("ab") as torn:
-            torn.write(b'{"kind":"item","suite":"mi')  # what a crash leaves
-        with ResultFile.reopen(path) as file:
-            assert not await asyncio.create_task(work(file, None))
-    assert [r.item for r in read(path)[1]] == [f"i{n}" for n in range(6)]
+        with Results(tmp_path / FILE_NAME) as results:
+            assert await asyncio.create_task(work(kept_run(results, plan), 2))
+        with Results(tmp_path / FILE_NAME) as results:
+            run = latest(results, plan)
+            assert [r.item for r in read_items(results, run.id)] == ["i0", "i1"]
+            again = Record.resume(results, run)
+            assert not await asyncio.create_task(work(again, None))
+            assert again.items == read_items(results, run.id)
+    assert [r.item for r in again.items] == [f"i{n}" for n in range(6)]
     assert len(server.bodies) <= 7, "no more than the one that was cut off is asked twice"
-    assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 def test_only_a_run_of_the_same_plan_is_continued(tmp_path: Path) -> None:
-    with ResultFile.create(tmp_path, Run(plan_of("a"), "now", "0")) as file:
-        assert latest(tmp_path, plan_of("a")) == file.path
-    with pytest.raises(InvalidRequest, match="no earlier run"):
-        latest(tmp_path, plan_of("b"))
-    with pytest.raises(InvalidRequest, match="no earlier run"):
-        latest(tmp_path, plan_of("a", given=mine(SUITE.replace("say 1", "tell 1"))))
+    with Results(tmp_path / FILE_NAME) as results:
+        results.begin(Run(new_id(), "eval", now(), protocol={"candidates": []}))
+        record = kept_run(results, plan_of("a"))
+        assert latest(results, plan_of("a")).id == record.run.id
+        for other in (plan_of("b"), plan_of("a", given=mine(SUITE.replace("say 1", "tell 1")))):
+            with pytest.raises(InvalidRequest, match="no earlier run"):
+                latest(results, other)
 
 
-def test_the_last_result_of_an_item_counts_and_rubbish_does_not(tmp_path: Path) -> None:
-    result = ItemResult(suite="s", language="en", item="i", model="m", passed=False, error="broke")
-    with ResultFile.create(tmp_path, Run(plan_of("m"), "now", "0")) as file:
-        file.record(result)
-        file.record(ItemResult(suite="s", language="en", item="i", model="m", passed=True))
-    with file.path.open("ab") as rubbish:
-        rubbish.write(b'\xff\xfe\n[1]\n{"kind":"other"}\n')
-    run, results = read(file.path)
-    assert run is not None
-    assert [(r.passed, r.error) for r in results] == [(True, None)]
+def test_the_last_result_of_an_item_counts_and_what_has_no_answer_is_not_done(tmp_path: Path) -> None:
+    def result(**how: Any) -> ItemResult:
+        return ItemResult(suite="s", language="en", item="i", model="m", **how)
+
+    with Results(tmp_path / FILE_NAME) as results:
+        record = kept_run(results, plan_of("m"))
+        record.record(result(passed=False, error="broke"))
+        assert record.done == set()
+        record.record(result(passed=True))
+        assert record.done == {("s", "en", "i", "m")}
+        assert read_items(results, record.run.id) == record.items == [result(passed=True)]
+
+
+def test_a_file_that_fails_on_the_way_costs_the_rest_its_place_and_not_the_run(tmp_path: Path) -> None:
+    with Results(tmp_path / FILE_NAME) as results:
+        record = kept_run(results, plan_of("m"))
+        results.remove_run(record.run.id)  # a row without its run is refused
+        for item in "ab":
+            record.record(ItemResult(suite="s", language="en", item=item, model="m", passed=True))
+        assert [r.item for r in record.items] == ["a", "b"]
+        assert record.problem is not None and not record.kept
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://"])

@@ -16,8 +16,7 @@ from localfoundry.catalog.lookup import Catalog
 Source = Literal["measured here", "measured by others", "declared"]
 Role = Literal["start", "upgrade", "advanced", "alternative", "budget"]
 
-# The command that settles which of two models answers better, as far as there is one.
-COMPARE = "foundry bench {models}"
+_WITH_A_SUITE = frozenset({"chat", "code", "reasoning"})  # tasks that a pack of `foundry eval` is called like
 
 _TRUST: dict[Source, int] = {"measured here": 0, "measured by others": 1, "declared": 2}
 _ORDER: dict[Role, int] = {"advanced": 0, "upgrade": 1, "start": 2, "alternative": 3, "budget": 4}
@@ -66,12 +65,24 @@ class Evidence:
         if self.score is None or self.low is None or self.high is None:
             return f"{_SAYS[self.role or 'start']} for {self.task}, declared by {self.by}"
         suite = f" of {self.suite}" if self.suite else ""
-        return f"{self.score:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} items{suite}), {self.source}"
+        language = f" in {self.language}" if self.language else ""
+        return f"{self.score:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} items{suite}), {self.source}{language}"
 
     @property
     def short(self) -> str:
         """For a cell of a table."""
         return f"{self.role}, declared" if self.score is None else f"{self.score:.2f}, {self.source}"
+
+
+def find_out(task: str, models: Iterable[str], *, measured: bool) -> str:
+    """The command that helps to tell which of two models answers better.
+
+    Where both were `measured` with one suite its items have said what they can, and people's votes say more.
+    """
+    named = " ".join(models)
+    if measured:
+        return f"foundry rate {named}"
+    return f"foundry eval {named} --suite {task}" if task in _WITH_A_SUITE else f"foundry bench {named}"
 
 
 def order(evidence: Evidence | None) -> tuple[int, float]:
@@ -103,8 +114,8 @@ class Known:
     def __init__(self, evidence: Iterable[Evidence], task: str, language: str | None = None) -> None:
         """A language counts only measurements in it; a declaration is of none."""
         fitting = [e for e in evidence if e.task == task and language in (None, e.language)]
-        self._suite = _widest(fitting)
-        counted = [e for e in fitting if e.score is None or e.suite == self._suite]
+        widest = _widest(fitting, task)
+        counted = [e for e in fitting if e.score is None or (e.suite, e.language) == widest]
         self._found: Mapping[str, Evidence] = {
             e.variant or e.alias: e for e in sorted(counted, key=lambda e: _TRUST[e.source], reverse=True)
         }
@@ -116,10 +127,18 @@ class Known:
         return min(both, key=lambda e: _TRUST[e.source], default=None)
 
 
-def _widest(evidence: list[Evidence]) -> str:
-    """The suite that the most models were measured with: scores of different suites do not compare."""
-    count: dict[str, int] = {}
+def _widest(evidence: list[Evidence], task: str) -> tuple[str, str | None] | None:
+    """The suite and language that the most models were measured with: scores of different ones do not compare.
+
+    Among equals the suite that is called like the task, then the one with the most items.
+    """
+    found: dict[tuple[str, str | None], list[Evidence]] = {}
     for e in evidence:
         if e.score is not None:
-            count[e.suite] = count.get(e.suite, 0) + 1
-    return min(count, key=lambda suite: (-count[suite], suite), default="")
+            found.setdefault((e.suite, e.language), []).append(e)
+
+    def rank(key: tuple[str, str | None]) -> tuple[object, ...]:
+        models = {e.variant or e.alias for e in found[key]}
+        return -len(models), key[0] != task, -sum(e.n for e in found[key]), key[0], key[1] or ""
+
+    return min(found, key=rank, default=None)

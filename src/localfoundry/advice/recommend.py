@@ -18,7 +18,7 @@ from localfoundry.advice.figures import speed
 from localfoundry.advice.loosening import AtContext, Changed
 from localfoundry.advice.misses import Miss, checker
 from localfoundry.advice.prospects import Prospect
-from localfoundry.advice.quality import COMPARE, Evidence, Known, order
+from localfoundry.advice.quality import Evidence, Known, find_out, order
 from localfoundry.advice.reasons import Ends, reasons
 from localfoundry.advice.wishes import Wishes
 from localfoundry.fit.interval import Interval
@@ -77,8 +77,9 @@ class Change:
 class Recommendation:
     """`chosen` and `others` are the Pareto set. `winner` has the highest quality, shown; None: nobody is shown to.
 
-    `find_out` is the command that would tell. `nearest` are the wishes, as little loosened as can be, that someone
-    passes; it and `conflict` are there where nobody passes.
+    `measured` counts those that pass and whose quality was measured. `find_out` is the command that would tell.
+    `nearest` are the wishes, as little loosened as can be, that someone passes; it and `conflict` are there where
+    nobody passes.
     """
 
     wishes: Wishes
@@ -89,6 +90,7 @@ class Recommendation:
     left_out: tuple[LeftOut, ...]
     changes: tuple[Change, ...]
     winner: str | None = None
+    measured: int = 0
     find_out: str | None = None
     conflict: Conflict | None = None
     nearest: Wishes | None = None
@@ -123,8 +125,9 @@ def recommend(
         others=tuple(candidate for candidate in ordered if candidate.id not in taken),
         left_out=(*(LeftOut(*each) for each in outside), *beaten.values()),
         changes=tuple(_changes(attempt, outside, ordered[0].quality if ordered else None)),
-        winner=_winner(ordered),
-        find_out=_find_out(ordered),
+        winner=_winner(passing),
+        measured=len(_scores(passing)),
+        find_out=_find_out(wishes.task, ordered, _winner(passing)),
         conflict=conflict.explain(missed, wishes.keys),
         nearest=None if passing else _nearest(attempt, outside),
     )
@@ -203,21 +206,27 @@ def _distinct(ordered: Sequence[Candidate], top: int) -> list[Candidate]:
     return [*first.values(), *again][:top]
 
 
-def _winner(ordered: Sequence[Candidate]) -> str | None:
-    """The best measured quality, if its interval lies above all others of the set that were measured."""
-    corners = [(c.id, c.quality.corner) for c in ordered if c.quality is not None]
-    scores = [(corner, name) for name, corner in corners if corner is not None]
+def _scores(passing: Iterable[Candidate]) -> dict[str, Range]:
+    """Intervals of what was measured, by id."""
+    corners = ((c.id, c.quality.corner) for c in passing if c.quality is not None)
+    return {name: corner for name, corner in corners if corner is not None}
+
+
+def _winner(passing: Iterable[Candidate]) -> str | None:
+    """The best measured quality, if its interval lies above those of all others that pass and were measured."""
+    scores = _scores(passing)
     if len(scores) < 2:
         return None
-    (low, _), name = max(scores)
-    return name if all(low > high for (_, high), other in scores if other != name) else None
+    name = max(scores, key=lambda name: (scores[name], name))
+    return name if all(scores[name][0] > high for other, (_, high) in scores.items() if other != name) else None
 
 
-def _find_out(ordered: Sequence[Candidate]) -> str | None:
+def _find_out(task: str, ordered: Sequence[Candidate], winner: str | None) -> str | None:
     """What to run where there is no winner; the first two are worth comparing first."""
-    if _winner(ordered) or len(ordered) < 2:
+    if winner or len(ordered) < 2:
         return None
-    return COMPARE.format(models=" ".join(candidate.id for candidate in _distinct(ordered, 2)))
+    first = _distinct(ordered, 2)
+    return find_out(task, [candidate.id for candidate in first], measured=len(_scores(first)) == 2)
 
 
 class _Attempt:

@@ -6,14 +6,10 @@ interval and the number of requests it rests on.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import msgspec
 
-from localfoundry import __version__
 from localfoundry.bench import figures, stats
 from localfoundry.bench.figures import COMPARED, Cell
 from localfoundry.bench.outcome import Measurement, Outcome
@@ -21,6 +17,7 @@ from localfoundry.bench.plan import Plan
 from localfoundry.bench.request import Sample
 from localfoundry.bench.stats import Ratio
 from localfoundry.bench.wording import NONE, mean_spread, number, spread
+from localfoundry.results import place
 from localfoundry.units import format_bytes
 
 DEFINITIONS = {
@@ -58,16 +55,6 @@ class ModelFacts(msgspec.Struct, frozen=True):
     threads: int | None = None
 
 
-class Machine(msgspec.Struct, frozen=True):
-    """Where the figures were taken."""
-
-    cpu: str
-    cores: int | None
-    threads: int | None
-    memory_bytes: int
-    system: str
-
-
 class Comparison(msgspec.Struct, frozen=True):
     """`a` against `b` in one metric under one condition."""
 
@@ -85,32 +72,6 @@ class Table(msgspec.Struct, frozen=True):
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-
-
-def machine() -> Machine:
-    """This machine: processor name, cores, memory, system."""
-    import psutil
-
-    return Machine(
-        cpu=_cpu_name(),
-        cores=psutil.cpu_count(logical=False),
-        threads=os.cpu_count(),
-        memory_bytes=psutil.virtual_memory().total,
-        system=platform.platform(),
-    )
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no such file outside Linux
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, object]:
-    return {"localfoundry": __version__, "python": platform.python_version()}
 
 
 def throughput_tps(cell: Cell) -> float | None:
@@ -280,8 +241,8 @@ def document(
     return {
         "run": run,
         "definitions": definitions(result),
-        "machine": msgspec.to_builtins(machine()),
-        "versions": versions(),
+        "machine": place.machine_facts(),
+        "versions": place.versions(),
         "settings": settings | told,
         "energy": {"source": result.energy, "idle_w": result.idle_w},
         "results": course_rows(result),

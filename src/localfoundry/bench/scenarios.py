@@ -15,6 +15,7 @@ import msgspec
 
 from localfoundry.bench.prompts import description, plain_words, topic
 from localfoundry.errors import InvalidRequest
+from localfoundry.prompts import course
 
 OWN = "own"
 _COLD_TOKENS = 16  # enough to see that it answers; what is measured is the first one
@@ -111,20 +112,7 @@ def _retrieval(draw: random.Random, words: int) -> str:
     return "\n".join([*passages, question])
 
 
-_COURSE = {
-    "da": (
-        "Forklar kvantecomputing på en enkel måde.",
-        "Skriv en Python-funktion til at sortere en liste.",
-        "Hvad er fordele og ulemper ved fjernarbejde?",
-        "Opsummer fordelene ved edge AI.",
-    ),
-    "en": (
-        "Explain quantum computing in a simple way.",
-        "Write a Python function to sort a list.",
-        "What are the advantages and disadvantages of remote work?",
-        "Summarise the benefits of edge AI.",
-    ),
-}
+_COURSE = {language: tuple(texts.values()) for language, texts in course.QUESTIONS.items()}
 
 SCENARIOS = {
     scenario.name: scenario

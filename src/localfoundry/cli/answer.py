@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from localfoundry.cli import output
+from localfoundry.cli.plain import PlainStream
 from localfoundry.units import format_duration
 
 if TYPE_CHECKING:
@@ -72,22 +74,37 @@ class Answer:
 
 
 class Printer:
-    """Writes a streamed answer, the reasoning set apart from it."""
+    """Writes a streamed answer, the reasoning set apart from it.
+
+    A model may write anything: a terminal gets it without control sequences, a pipe as it came.
+    """
 
     def __init__(self) -> None:
         self._reasoning = False
+        self._plain = PlainStream() if sys.stdout.isatty() else None
 
     def reasoning(self, text: str) -> None:
         if not self._reasoning:
+            self.end()
             output.data(output.dim("[thinking]"))
             self._reasoning = True
-        output.data(output.dim(text), end="")
+        self._write(self._plain.feed(text) if self._plain else text)
 
     def content(self, text: str) -> None:
         if self._reasoning:
+            self.end()
             output.data("\n" + output.dim("[answer]"))
             self._reasoning = False
-        output.data(text, end="")
+        self._write(self._plain.feed(text) if self._plain else text)
+
+    def end(self) -> None:
+        """Write what was held back: nothing more comes of this part."""
+        if self._plain:
+            self._write(self._plain.end())
+
+    def _write(self, text: str) -> None:
+        if text:
+            output.data(output.dim(text) if self._reasoning else text, end="")
 
 
 async def stream_chat(
@@ -117,6 +134,8 @@ async def stream_chat(
             answer.timings = event.get("timings") or answer.timings
     finally:
         answer.total_s = time.monotonic() - started
+        if printer:
+            printer.end()
 
 
 def ask(
@@ -158,12 +177,13 @@ def complete_text(state: ServiceState, loaded: dict[str, Any], text: str, option
                 yield choice.get("text") or ""
 
     async def work() -> str:
-        whole = ""
+        whole, printer = "", Printer()
         async with ServiceClient(state) as client:
             async for piece in pieces(client):
                 whole += piece
                 if not as_json:
-                    output.data(piece, end="")
+                    printer.content(piece)
+        printer.end()
         return whole
 
     whole = asyncio.run(work())

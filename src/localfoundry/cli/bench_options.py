@@ -82,11 +82,12 @@ def models_of(models: Sequence[str]) -> tuple[str, ...]:
 def read_plan(given: dict[str, Any]) -> Plan:
     """Raises InvalidRequest, naming the option."""
     from localfoundry.bench.plan import Plan
-    from localfoundry.bench.prompt_file import read_prompts
     from localfoundry.bench.scenarios import OWN
     from localfoundry.bench.slo import parse_slo
+    from localfoundry.prompts import file
 
-    own = read_prompts(given["prompt_file"]) if given["prompt_file"] else ()
+    entries = file.read(given["prompt_file"], file.Entry) if given["prompt_file"] else ()
+    own = tuple(entry.prompt for entry in entries)
     scenarios = tuple(given["scenarios"]) + ((OWN,) if own else ())
     rates = _numbers(given["rate"], float, "rate")
     plan = Plan(

@@ -64,15 +64,14 @@ def bench_run(models: tuple[str, ...], resume: str | None, as_json: bool, **opti
 
 def measured(given: Settings, plan: Plan, candidates: Sequence[Candidate], *, quiet: bool) -> Done:
     """A new run, kept as it is measured; its id is None where nothing could be kept, which is said."""
-    from localfoundry.bench import report
     from localfoundry.bench.record import Protocol, Recorder, plain
+    from localfoundry.results import place
     from localfoundry.results.db import now
     from localfoundry.results.rows import Run, new_id
 
     keys = keys_of(candidates)
-    machine = msgspec.to_builtins(report.machine())
-    row = Run(new_id(), "bench", now(), machine=machine, protocol=plain(Protocol(plan, tuple(candidates))),
-              versions=report.versions())  # fmt: skip
+    row = Run(new_id(), "bench", now(), machine=place.machine_facts(),
+              protocol=plain(Protocol(plan, tuple(candidates))), versions=place.versions())  # fmt: skip
     results = open_results(given)
     recorder = None
     try:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from localfoundry.bench import report
 from localfoundry.bench.candidates import Candidate, Target
 from localfoundry.bench.energy import open_meter
 from localfoundry.bench.history import read_protocol
@@ -25,16 +24,18 @@ from localfoundry.cli import context, output
 from localfoundry.cli.bench_progress import BenchWatch
 from localfoundry.cli.compare_services import Routed, Services
 from localfoundry.client import authorization, trust
-from localfoundry.compare.evidence import machine_class, read_items, short
+from localfoundry.compare.evidence import short
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, FoundryError
 from localfoundry.quality import suite as suites_of
 from localfoundry.quality.ask import Endpoint
-from localfoundry.quality.results import ItemResult, SuiteRun
+from localfoundry.quality.results import ItemResult, SuiteRun, item_row, read_items
 from localfoundry.quality.results import Plan as ItemPlan
 from localfoundry.quality.run import Group, evaluate, failed_load
+from localfoundry.results import place
 from localfoundry.results.db import Results, now
-from localfoundry.results.rows import ItemRow, Kind, Run, new_id
+from localfoundry.results.outliers import machine_class
+from localfoundry.results.rows import Kind, Run, new_id
 
 if TYPE_CHECKING:
     from localfoundry.quality.suite import Suite
@@ -53,8 +54,7 @@ class Work(msgspec.Struct):
     quiet: bool
 
     def new_run(self, kind: Kind, protocol: dict[str, object]) -> Run:
-        machine = msgspec.to_builtins(report.machine())
-        return Run(new_id(), kind, now(), machine=machine, protocol=protocol, versions=report.versions())
+        return Run(new_id(), kind, now(), machine=place.machine_facts(), protocol=protocol, versions=place.versions())
 
     @property
     def item_plan(self) -> ItemPlan:
@@ -96,7 +96,7 @@ def _same_place(work: Work, results: Results, run: Run) -> bool:
     here = work.new_run("bench", {})
     if any(c.endpoint for c in work.candidates):
         return False
-    if machine_class(run) != machine_class(here) or run.versions != here.versions:
+    if machine_class(run.machine) != machine_class(here.machine) or run.versions != here.versions:
         return False
     files = {row.label: row.file_sha256 for row in results.candidates(run.id)}
     for candidate in work.candidates:
@@ -145,7 +145,7 @@ async def items(work: Work, results: Results, services: Services, earlier: Run |
         results.begin(run, [candidate_row(run.id, c) for c in work.candidates])
     else:
         results.resume(run.id)
-    done = {result.key for result in read_items(results, run) if result.error is None}
+    done = {result.key for result in read_items(results, run.id) if result.error is None}
     recorder = _Keeper(results, run.id, work, len(done))
     try:
         async with contextlib.AsyncExitStack() as stack:
@@ -195,10 +195,7 @@ class _Keeper:
         self._total = len(work.candidates) * sum(len(s.items) for s in work.suites)
 
     def record(self, result: ItemResult) -> None:
-        raw = msgspec.json.encode(result).decode()
-        self._results.add_item(
-            ItemRow(self._run, result.model, result.suite, result.item, result.language, result.passed, raw)
-        )
+        self._results.add_item(item_row(self._run, result))
         self._done += 1
         if self._live:
             output.note(f"\r{self._done}/{self._total}  {result.model}: {result.suite} {result.item}\x1b[K", end="")
@@ -210,7 +207,7 @@ class _Keeper:
 
 def whole(work: Work, results: Results, run: Run) -> bool:
     """Whether nothing is left to ask."""
-    answered = sum(result.error is None for result in read_items(results, run))
+    answered = sum(result.error is None for result in read_items(results, run.id))
     return answered >= len(work.candidates) * sum(len(suite.items) for suite in work.suites)
 
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from localfoundry.cli import context, output
-from localfoundry.config import Settings
-from localfoundry.errors import FoundryError, InvalidRequest, UsageError
+from localfoundry.cli.plain import plain
+from localfoundry.errors import InvalidRequest, UsageError
 
 if TYPE_CHECKING:
-    from localfoundry.client import ServiceClient
-    from localfoundry.quality.ask import Endpoint
-    from localfoundry.quality.results import ItemResult, Plan, ResultFile, Run
-    from localfoundry.quality.run import Group
+    from localfoundry.quality.record import Record
     from localfoundry.quality.suite import Language, Suite
 
 
@@ -58,12 +53,15 @@ def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, item
         seed=seed,
         extra_tokens=extra_tokens,
     )
-    session = _Session(context.settings(), plan, chosen, timeout_s, resume, quiet=as_json)
-    run, results, interrupted = session.remote(_key(api_key_env)) if endpoint else session.local()
-    _show(run, results, interrupted, session.path, as_json)
+    from localfoundry.cli.eval_run import Evaluation
+
+    headers = _key(api_key_env) if endpoint else {}
+    evaluation = Evaluation(context.settings(), plan, chosen, timeout_s, quiet=as_json)
+    record, interrupted = evaluation.run(headers, resume=resume)
+    _show(record, interrupted, as_json)
     if interrupted:
         return 130
-    return 1 if all(result.error for result in results) else 0
+    return 1 if all(result.error for result in record.items) else 0
 
 
 def _distinct(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -116,155 +114,14 @@ def _languages(lang: str | None) -> list[Language]:
     return known
 
 
-class _Session:
-    """One run: the file it is kept in, where models are asked, and the line of progress."""
-
-    def __init__(
-        self, given: Settings, plan: Plan, suites: list[Suite], timeout_s: float, resume: bool, quiet: bool
-    ) -> None:
-        self.given = given
-        self.plan = plan
-        self.suites = suites
-        self.timeout_s = timeout_s
-        self.resume = resume
-        self.quiet = quiet
-        self.path = Path()
-        self._began = time.monotonic()
-        self._asked = 0
-        self._left = len(plan.models) * sum(len(suite.items) for suite in suites)
-
-    def remote(self, headers: Mapping[str, str]) -> tuple[Run, list[ItemResult], bool]:
-        import asyncio
-
-        from localfoundry.quality.ask import Endpoint
-        from localfoundry.quality.run import Group
-
-        async def work() -> bool:
-            async with Endpoint(self.plan.endpoint, headers, timeout_s=self.timeout_s) as endpoint:
-                return await self._evaluate(endpoint, [Group(self.plan.models)], {})
-
-        return self._outcome(asyncio.run(work()))
-
-    def local(self) -> tuple[Run, list[ItemResult], bool]:
-        import asyncio
-
-        from localfoundry import instance
-        from localfoundry.cli.pull import pull_model
-        from localfoundry.client import ServiceClient, authorization, trust
-        from localfoundry.quality.ask import Endpoint
-
-        for model in self.plan.models:
-            if context.cached(self.given, model) is None:
-                pull_model(self.given, model, quiet=self.quiet)
-        state, _ = instance.start(self.given)
-
-        async def work() -> bool:
-            async with (
-                ServiceClient(state) as client,
-                Endpoint(state.url, authorization(state), trust(state), self.timeout_s) as endpoint,
-            ):
-                groups, facts = await _load(client, self.plan.models)
-                return await self._evaluate(endpoint, groups, facts)
-
-        return self._outcome(asyncio.run(work()))
-
-    async def _evaluate(self, endpoint: Endpoint, groups: list[Group], facts: dict[str, dict[str, Any]]) -> bool:
-        from localfoundry.quality.results import read
-        from localfoundry.quality.run import evaluate
-
-        with self._file(facts) as file:
-            self.path = file.path
-            # What had no answer is asked again.
-            done = {result.key for result in read(file.path)[1] if result.error is None}
-            self._left -= len(done)
-            self._began = time.monotonic()
-            return await evaluate(
-                endpoint,
-                self.plan,
-                self.suites,
-                groups,
-                file,
-                done=done,
-                on_result=self._told if output.shows_progress() else None,
-            )
-
-    def _file(self, facts: dict[str, dict[str, Any]]) -> ResultFile:
-        from datetime import UTC, datetime
-
-        import msgspec
-
-        from localfoundry import __version__
-        from localfoundry.bench.report import machine
-        from localfoundry.quality import sandbox
-        from localfoundry.quality.results import ResultFile, Run, latest
-
-        if self.resume:
-            return ResultFile.reopen(latest(self.given.home, self.plan))
-        run = Run(
-            plan=self.plan,
-            started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            version=__version__,
-            facts=facts,
-            machine=msgspec.to_builtins(machine()),
-            sandbox=sandbox.isolation(),
-        )
-        return ResultFile.create(self.given.home, run)
-
-    def _told(self, result: ItemResult) -> None:
-        self._asked += 1
-        left = self._left - self._asked
-        remaining_s = left * (time.monotonic() - self._began) / self._asked
-        word = "error" if result.error else "passed" if result.passed else "failed"
-        line = f"{self._asked}/{self._left}  {result.model}: {result.item} {word}; about {remaining_s:.0f} s left"
-        output.note(f"\r{line}\x1b[K", end="")
-
-    def _outcome(self, interrupted: bool) -> tuple[Run, list[ItemResult], bool]:
-        from localfoundry.quality.results import read
-
-        if output.shows_progress():
-            output.note("\r\x1b[K", end="")
-        run, results = read(self.path)
-        assert run is not None, "the file began with it"
-        return run, results, interrupted
-
-
-async def _load(client: ServiceClient, models: tuple[str, ...]) -> tuple[list[Group], dict[str, dict[str, Any]]]:
-    """Load all models beside each other; those that memory does not allow follow one at a time."""
-    from localfoundry.quality.run import Group, failed_load
-
-    facts: dict[str, dict[str, Any]] = {}
-
-    async def load(model: str, retain: bool) -> None:
-        account = await client.post("/foundry/load", {"model": model, "retain": retain})
-        wanted = ("id", "engine", "quantization", "sha256", "context", "load_s")
-        facts[model] = {name: account[name] for name in wanted}
-
-    for model in models:
-        try:
-            await load(model, retain=bool(facts))
-        except FoundryError:
-            continue  # asked for again in a group of its own, where the error is kept
-    resident = {entry["id"] for entry in await client.get("/foundry/ps")}
-    together = tuple(model for model in models if model in facts and facts[model]["id"] in resident)
-
-    def alone(model: str) -> Group:
-        async def prepare() -> dict[str, str]:
-            try:
-                await load(model, retain=False)
-            except FoundryError as exc:
-                return {model: failed_load(exc)}
-            return {}
-
-        return Group((model,), prepare)
-
-    return [Group(together), *(alone(model) for model in models if model not in together)], facts
-
-
-def _show(run: Run, results: list[ItemResult], interrupted: bool, path: Path, as_json: bool) -> None:
+def _show(record: Record, interrupted: bool, as_json: bool) -> None:
     from localfoundry.quality import report, score
 
+    results = record.items
+    if record.problem:
+        output.note(f"not everything that was measured is kept: {record.problem}")
     if as_json:
-        output.document(report.document(run, results, interrupted))
+        output.document(report.document(record.run, record.candidates, results, interrupted))
         return
     output.table(report.COLUMNS, report.rows(score.scores(results)))
     if compared := report.sentences(score.differences(results)):
@@ -275,10 +132,14 @@ def _show(run: Run, results: list[ItemResult], interrupted: bool, path: Path, as
     for name, meaning in report.DEFINITIONS.items():
         output.data(output.dim(f"{name}: {meaning}"))
     for model, error in report.errors(results).items():
-        output.note(f"{model}: {error}")
-    if interrupted:
-        output.note("cut short; what was measured is kept, --resume goes on")
-    output.note(f"every answer: {path}")
+        output.note(plain(f"{model}: {error}"))
+    if not record.kept:
+        return
+    name = record.run.id[-6:].lower()
+    output.note(f"kept as run {name}" + ("; cut short, --resume goes on" if interrupted else ""))
+    if not interrupted and len(record.candidates) > 1:
+        models = " ".join(row.label for row in record.candidates)
+        output.note(f"  to judge the answers yourself: foundry rate {models} --run {name}")
 
 
 def _list(as_json: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,6 +13,9 @@ from localfoundry.cli import context, output, service
 from localfoundry.config import Settings
 from localfoundry.errors import ModelNotCached, UsageError
 from localfoundry.units import format_bytes
+
+if TYPE_CHECKING:
+    from localfoundry.results.rows import CandidateRow
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +38,17 @@ def load_model(given: Settings, name: str, wish: Wish) -> dict[str, Any]:
     body: dict[str, object] = {"model": name, **{k: v for k, v in asdict(wish).items() if v is not None}}
     loaded: dict[str, Any] = context.with_service(given, lambda client: client.post("/foundry/load", body))
     return loaded
+
+
+def as_loaded(given: Settings, row: CandidateRow, account: dict[str, Any]) -> CandidateRow:
+    """What is known of a candidate of a measurement once the service has told of its load."""
+    import msgspec
+
+    manifest = context.cached(given, row.model)
+    return msgspec.structs.replace(
+        row, engine=account["engine"], quantization=account["quantization"], file_sha256=account["sha256"],
+        model_id=account["id"], context=account["context"], format=manifest.format if manifest else None,
+    )  # fmt: skip
 
 
 def force_option(command: F) -> F:

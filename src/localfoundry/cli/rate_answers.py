@@ -7,21 +7,22 @@ again, so that a rater goes on where the last sitting ended and a second one see
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from localfoundry import __version__, instance
+from localfoundry import instance
 from localfoundry.cli import context, output
 from localfoundry.cli.answer import Answer as Heard
 from localfoundry.cli.answer import Sampling, stream_chat
+from localfoundry.cli.loading import as_loaded
 from localfoundry.cli.pull import pull_model
 from localfoundry.errors import FoundryError, InvalidRequest
-from localfoundry.quality import prompts, suite
 from localfoundry.quality.ratings import Answer, Question
+from localfoundry.quality.reply import without_reasoning
+from localfoundry.results import place
 from localfoundry.results.db import FILE_NAME, Results, now
 from localfoundry.results.rows import CandidateRow, ItemRow, Run, new_id
 
@@ -54,7 +55,7 @@ def find_or_begin(
     same = [run for run in results.runs("rating") if run.protocol == protocol]
     if same and not again:
         return same[-1]
-    run = Run(new_id(), "rating", now(), machine=_machine(), protocol=protocol, versions={"localfoundry": __version__})
+    run = Run(new_id(), "rating", now(), machine=place.machine_facts(), protocol=protocol, versions=place.versions())
     results.begin(run, [CandidateRow(run.id, model, model) for model in models])
     return run
 
@@ -105,16 +106,8 @@ def _answer(row: ItemRow) -> Answer | None:
         answer = msgspec.json.decode(row.raw, type=Answer)
     except msgspec.MsgspecError:
         return None
-    prompt = answer.prompt or _pack_prompts(row.suite, row.language).get(row.item)
-    return msgspec.structs.replace(answer, prompt=prompt) if prompt else None
-
-
-@functools.cache
-def _pack_prompts(name: str, language: str) -> dict[str, str]:
-    """Prompts of a suite that comes with this product; none for any other."""
-    if name not in suite.PACKS or language not in suite.LANGUAGES:
-        return {}
-    return {question.item: question.prompt for question in prompts.of_suite(suite.pack(name, language))}
+    # Who thinks aloud is told from who does not: what is judged is the answer.
+    return msgspec.structs.replace(answer, answer=without_reasoning(answer.answer)) if answer.prompt else None
 
 
 def ask_missing(
@@ -140,7 +133,8 @@ def ask_missing(
             if not left[model]:
                 continue
             account = await _load(client, model)
-            results.set_candidate(_candidate(run.id, model, account))
+            if "error" not in account:
+                results.set_candidate(as_loaded(given, CandidateRow(run.id, model, model), account))
             for question in left[model]:
                 answer = await _asked(client, account, question, sampling)
                 row = ItemRow(run.id, model, question.suite, question.item, question.language, None, _raw(answer))
@@ -184,23 +178,3 @@ async def _asked(client: ServiceClient, account: dict[str, Any], question: Quest
 
 def _raw(answer: Answer) -> str:
     return msgspec.json.encode(answer).decode()
-
-
-def _candidate(run: str, model: str, account: dict[str, Any]) -> CandidateRow:
-    return CandidateRow(
-        run,
-        label=model,
-        model=model,
-        model_id=account.get("id"),
-        file_sha256=account.get("sha256"),
-        engine=account.get("engine"),
-        quantization=account.get("quantization"),
-        context=account.get("context"),
-    )
-
-
-def _machine() -> dict[str, object]:
-    from localfoundry.bench import report
-
-    found: dict[str, object] = msgspec.to_builtins(report.machine())
-    return found

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from localfoundry.cli import context, output
+from localfoundry.errors import DiskError, InvalidResults
 
 if TYPE_CHECKING:
     from localfoundry.advice.glance import Glances
     from localfoundry.advice.machine import Means
+    from localfoundry.advice.measured import Measured
     from localfoundry.advice.prospects import Prospect
+    from localfoundry.advice.quality import Evidence
     from localfoundry.catalog.lookup import Catalog
     from localfoundry.catalog.model import Model, Variant
     from localfoundry.config import Settings
@@ -31,6 +34,9 @@ _MOST_DESCRIPTION = 2**20 + 1  # bytes that are read: one more than a machine is
 @click.option("--license", metavar="NAME", help="Only under this licence, or one that is `permissive`.")
 @click.option("--ctx", metavar="TOKENS", help="With room for so many tokens, for example 8k.")
 @click.option("--lang", metavar="CODE", help="Count only quality measured in this language, for example da.")
+@click.option(
+    "--suite", metavar="NAME", help="Count quality measured with this suite; else the one called like the task."
+)
 @click.option("--top", type=click.IntRange(1, 100), default=3, show_default=True, help="How many to show.")
 @click.option("--for-machine", type=click.Path(path_type=Path), metavar="FILE",
               help="For the machine that `foundry hardware --json` described, not for this one.")  # fmt: skip
@@ -38,13 +44,12 @@ _MOST_DESCRIPTION = 2**20 + 1  # bytes that are read: one more than a machine is
 @context.uncollected()
 def recommend(
     task: str, ram: str | None, min_speed: str | None, max_ttft: str | None, license: str | None, ctx: str | None,
-    lang: str | None, top: int, for_machine: Path | None, as_json: bool,
+    lang: str | None, suite: str | None, top: int, for_machine: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Say which models to take: those that nobody is shown to beat, with reasons, and why not the others."""
     from localfoundry import engines
-    from localfoundry.advice import quality, wishes
     from localfoundry.advice import recommend as advice
-    from localfoundry.catalog.guide import load_guide
+    from localfoundry.advice import wishes
     from localfoundry.cli import recommended
 
     given = context.settings()
@@ -58,11 +63,12 @@ def recommend(
     asked = replace(asked, room_bytes=means.memory_bytes, disk_bytes=means.disk_free_bytes,
                     here=frozenset(e.variant.id for e in entries if e.manifest and not for_machine),
                     formats=frozenset(engines.runnable_formats()))  # fmt: skip
-    evidence = quality.declared(load_guide(), catalog)
-    look = _Look(given, means, entries)
+    measured = _measured(given)
+    evidence = _evidence(catalog, entries, measured, task, suite)
+    look = _Look(given, means, entries, None if for_machine else measured)
     prospects = [look.at(entry, asked.context) for entry in entries]
     found = advice.recommend(prospects, asked, evidence, top=top, at=look.again)
-    said = recommended.Setting(means, given.memory_reserve_bytes, for_machine, ram, ram_bytes, top)
+    said = recommended.Setting(means, given.memory_reserve_bytes, for_machine, ram, ram_bytes, top, suite)
     if as_json:
         output.document(recommended.document(found, said))
     else:
@@ -106,6 +112,31 @@ def _effective(variant: Variant, own: Manifest | None) -> Variant:
     )  # fmt: skip
 
 
+def _measured(given: Settings) -> Measured:
+    """What was measured, here and by others. A file that cannot be read is told and left out."""
+    from localfoundry.advice.measured import Measured
+    from localfoundry.results.evidence import Known, known
+
+    try:
+        return Measured(known(given.home, output.note))
+    except (DiskError, InvalidResults) as exc:
+        output.note(f"nothing that was measured counts: {exc.message}")
+        return Measured(Known())
+
+
+def _evidence(
+    catalog: Catalog, entries: Sequence[_Entry], measured: Measured, task: str, suite: str | None
+) -> list[Evidence]:
+    """What the guide declares, and what was measured."""
+    from localfoundry.advice import quality
+    from localfoundry.catalog.guide import load_guide
+
+    found = quality.declared(load_guide(), catalog)
+    for entry in entries:
+        found += measured.quality(entry.model.alias, entry.variant, task, suite or task)
+    return found
+
+
 def _means(given: Settings, described: Path | None, ram_bytes: int | None) -> Means:
     """What the machine that is meant could give, with `--ram` in place of its memory. Raises InvalidMachine."""
     import msgspec
@@ -143,8 +174,10 @@ def _content(path: Path) -> bytes:
 class _Look:
     """The prospects of entries on one machine."""
 
-    def __init__(self, given: Settings, means: Means, entries: Sequence[_Entry]) -> None:
+    def __init__(self, given: Settings, means: Means, entries: Sequence[_Entry], measured: Measured | None) -> None:
+        """`measured` None: what was measured is of another machine."""
         from localfoundry.fit.calibration import Calibration
+        from localfoundry.results import outliers, place
 
         self._store = context.store(given)
         self._calibration = Calibration(given.home / "calibration.json")
@@ -152,11 +185,13 @@ class _Look:
         self._entries = entries
         self._by_id: dict[str, _Entry] = {}
         self._glances: dict[int | None, Glances] = {}
+        self._measured = measured
+        self._machine = outliers.machine_words(place.machine_facts())
 
     def at(self, entry: _Entry, tokens: int | None) -> Prospect:
         """With a context of so many tokens; None: what a load would get."""
         from localfoundry.advice.glance import Glances
-        from localfoundry.advice.prospects import outlined
+        from localfoundry.advice.prospects import in_full, outlined
         from localfoundry.engines import llama_fit
 
         own = entry.manifest
@@ -164,7 +199,11 @@ class _Look:
         glances = self._glances.get(tokens)
         if glances is None:
             glances = self._glances[tokens] = Glances(self._means, tokens, self._calibration)
-        return outlined(glances, entry.model, entry.variant, shape)
+        found = outlined(glances, entry.model, entry.variant, shape)
+        if self._measured is None or (found.decode is not None and found.decode.source != "predicted"):
+            return found  # the estimate has learned from this machine already
+        rate = self._measured.decode(entry.variant, self._machine)
+        return found if rate is None else replace(in_full(glances, entry.model, entry.variant, shape), decode=rate)
 
     def again(self, known: Prospect, tokens: int) -> Prospect:
         """The same variant with another context."""

@@ -34,10 +34,12 @@ class Setting:
     ram: str | None
     ram_bytes: int | None
     top: int
+    suite: str | None = None
 
     def command(self, wishes: Wishes, asked: Wishes) -> str:
         """What to type for other wishes than were asked for."""
         typed = ["foundry recommend", wishes.options(), *self.memory(wishes, asked)]
+        typed += [f"--suite {self.suite}"] if self.suite else []
         typed += [f"--for-machine {self.described}"] if self.described else []
         typed += [f"--top {self.top}"] if self.top != 3 else []
         return " ".join(typed)
@@ -79,7 +81,7 @@ def show(found: Recommendation, setting: Setting) -> None:
         output.data()
         for choice in found.chosen:
             output.data(f"{choice.candidate.id}: {'; '.join(choice.reasons)}.")
-        output.data(_verdict(found))
+        output.data(_verdict(found, setting))
         if found.others:
             output.data(_others(found))
         output.data(f"Try one: foundry model run {found.chosen[0].candidate.id}")
@@ -119,15 +121,19 @@ def _figure(interval: Interval | None, form: Callable[[float], str]) -> str:
     return "unknown" if interval is None else f"{form(interval.value)} {interval.source}"
 
 
-def _verdict(found: Recommendation) -> str:
+def _verdict(found: Recommendation, setting: Setting) -> str:
     if found.winner:
         return f"Best quality of those that were measured, and shown: {found.winner}."
+    suite = f" with the suite {setting.suite}" if setting.suite else ""
     language = f" in the language {found.wishes.language}" if found.wishes.language else ""
-    known = [c.candidate.quality for c in found.chosen if c.candidate.quality]
-    why = f"quality{language} was not measured" + ("; what is declared proves nothing" if known else "")
-    if any(quality.score is not None for quality in known):
+    why = f"quality{suite}{language} was not measured"
+    if found.measured > 1:
         why = "no difference in quality is shown"
-    run = f" To find out: {found.find_out}, and judge their answers to your own prompts." if found.find_out else ""
+    elif found.measured:
+        why = f"the quality of one model only was measured{suite}{language}"
+    elif any(c.candidate.quality for c in found.chosen):
+        why += "; what is declared proves nothing"
+    run = f" To find out: {found.find_out}" if found.find_out else ""
     return f"No winner: {why}.{run}"
 
 

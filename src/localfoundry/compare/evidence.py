@@ -16,15 +16,14 @@ from localfoundry.bench.figures import Cell
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Condition
 from localfoundry.bench.stats import Summary
-from localfoundry.errors import DiskError, InvalidRequest
+from localfoundry.errors import InvalidRequest
 from localfoundry.quality import ratings, score
 from localfoundry.quality.ratings import Verdict
-from localfoundry.quality.results import ItemResult
+from localfoundry.quality.results import ItemResult, read_items
 from localfoundry.results.db import Results
 from localfoundry.results.evidence import Evidence as Shared
+from localfoundry.results.outliers import machine_class, machine_words
 from localfoundry.results.rows import CandidateRow, Run
-
-_GIB = 1024**3
 
 
 class Figures(msgspec.Struct):
@@ -124,7 +123,7 @@ def gather(results: Results, runs: Sequence[Run], others: Mapping[str, Shared] |
         if run.kind == "bench":
             _add_panel(found, run, rows, history.read(results, run))
         else:
-            _add_items(found, items, run, rows, read_items(results, run))
+            _add_items(found, items, run, rows, read_items(results, run.id))
     found.items = list(items.values())
     if not found.panels and not found.items:
         names = ", ".join(run.id[-6:].lower() for run in runs)
@@ -168,27 +167,14 @@ def _add_items(
         found.notes.append(f"run {short(run)} holds no item: nothing of it is shown")
 
 
-def read_items(results: Results, run: Run) -> list[ItemResult]:
-    """The answers of a run as they were kept. Raises DiskError for one that cannot be read."""
-    found = []
-    for row in results.items(run.id):
-        if row.passed is None:  # collected for people to rate: nothing was checked
-            continue
-        try:
-            found.append(msgspec.json.decode(row.raw, type=ItemResult))
-        except msgspec.MsgspecError as exc:
-            raise DiskError(f"an item of run {run.id} cannot be read: {exc}") from exc
-    return found
-
-
 def _conclude(found: Evidence, results: Results) -> None:
     found.scores = score.scores(found.items)
     found.differences = score.differences(found.items)
     labels = set(found.labels)
     found.votes = ratings.verdicts(vote for vote in results.votes() if {vote.a, vote.b} <= labels)
-    machines = {machine_class(one.run) for one in found.panels}
+    machines = {machine_class(one.run.machine) for one in found.panels}
     if len(machines) > 1:
-        words = "; ".join(f"run {short(one.run)}: {machine_words(one.run)}" for one in found.panels)
+        words = "; ".join(f"run {short(one.run)}: {machine_words(one.run.machine)}" for one in found.panels)
         found.notes.append(f"the runs are of different machines, and so their speeds are not compared ({words})")
     elif len(found.panels) > 1:
         found.notes.append(
@@ -199,15 +185,3 @@ def _conclude(found: Evidence, results: Results) -> None:
 def short(run: Run) -> str:
     """The end of an id, which is random and enough to name a run."""
     return run.id[-6:].lower()
-
-
-def machine_class(run: Run) -> tuple[object, ...]:
-    """What makes two machines one kind: processor, threads, and memory to the GiB."""
-    memory = run.machine.get("memory_bytes")
-    size = round(memory / _GIB) if isinstance(memory, int | float) else None
-    return run.machine.get("cpu"), run.machine.get("threads"), size
-
-
-def machine_words(run: Run) -> str:
-    cpu, threads, gib = machine_class(run)
-    return f"{cpu or 'unknown processor'}, {threads or '?'} threads, {gib or '?'} GiB"

@@ -15,9 +15,10 @@ from localfoundry import __version__
 from localfoundry.bench.wording import number
 from localfoundry.compare import answers, draw, tables, text
 from localfoundry.compare.charts import charts
-from localfoundry.compare.evidence import Evidence, machine_words
+from localfoundry.compare.evidence import Evidence
 from localfoundry.compare.tables import Table
 from localfoundry.compare.verdict import Choice, Judged
+from localfoundry.results.outliers import machine_words
 
 if TYPE_CHECKING:
     from minijinja import Environment
@@ -42,7 +43,7 @@ def page(
         title=text.title(evidence),
         made_at=made_at,
         version=__version__,
-        machines=list(dict.fromkeys(machine_words(one.run) for one in evidence.panels)),
+        machines=list(dict.fromkeys(machine_words(one.run.machine) for one in evidence.panels)),
         notes=[answers.plain(note) for note in evidence.notes],
         panels=[_choices(evidence, said, place, descriptions or {}) for place, said in enumerate(judged)],
         charts=drawn,

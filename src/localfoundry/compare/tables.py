@@ -11,9 +11,10 @@ import msgspec
 
 from localfoundry.bench.stats import Summary
 from localfoundry.bench.wording import NONE, mean_spread, number, spread
-from localfoundry.compare.evidence import Evidence, Figures, Panel, machine_words, short
+from localfoundry.compare.evidence import Evidence, Figures, Panel, short
 from localfoundry.compare.verdict import NAMES, Judged, Pair, reference
 from localfoundry.quality import report as quality
+from localfoundry.results.outliers import machine_words
 from localfoundry.units import format_bytes
 
 
@@ -182,7 +183,7 @@ def runs(evidence: Evidence) -> Table:
             run.kind,
             run.started_at[:16].replace("T", " "),
             run.status,
-            machine_words(run),
+            machine_words(run.machine),
             str(run.machine.get("system", "")),
             ", ".join(f"{name} {value}" for name, value in run.versions.items()),
         )

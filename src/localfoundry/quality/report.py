@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from localfoundry.quality.results import ItemResult, Run
+from localfoundry.quality.results import ItemResult
 from localfoundry.quality.score import Difference, Score, differences, scores
+from localfoundry.results.rows import CandidateRow, Run
 
 DEFINITIONS = {
     "accuracy": "items passed / items asked; an item without an answer counts as not passed; interval: Wilson, 95 %",
@@ -68,11 +69,14 @@ def errors(results: Sequence[ItemResult]) -> dict[str, str]:
     return found
 
 
-def document(run: Run, results: Sequence[ItemResult], interrupted: bool) -> dict[str, object]:
-    """Everything, as plain data for JSON: the run, scores, differences, raw results."""
+def document(
+    run: Run, candidates: Sequence[CandidateRow], results: Sequence[ItemResult], interrupted: bool
+) -> dict[str, object]:
+    """Everything, as plain data for JSON: the run, what each model was, scores, differences, raw results."""
     return {
         "definitions": DEFINITIONS,
         "run": msgspec.to_builtins(run),
+        "candidates": msgspec.to_builtins(candidates),
         "interrupted": interrupted,
         "scores": msgspec.to_builtins(scores(results)),
         "differences": [msgspec.to_builtins(pair) | {"shown": pair.shown} for pair in differences(results)],

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from localfoundry.errors import FoundryError
-from localfoundry.quality import checks, recall
+from localfoundry.quality import checks, prompts, recall
 from localfoundry.quality.ask import Heard
 from localfoundry.quality.results import ItemResult, Plan, Recorder
 from localfoundry.quality.suite import Item, Language, Suite
@@ -52,8 +52,8 @@ async def evaluate(
 ) -> bool:
     """Ask everything that is not in `done`; True where it was cut short.
 
-    A cancellation (Ctrl-C) ends the run and is taken as answered; what was recorded stays. Raises DiskError where a
-    result cannot be written, and InvalidSuite for a check that is none (`checks.usable` finds those before).
+    A cancellation (Ctrl-C) ends the run and is taken as answered; what was recorded stays. Raises InvalidSuite for a
+    check that is none (`checks.usable` finds those before).
     """
     runner = _Runner(endpoint, plan, recorder, on_result)
     try:
@@ -110,6 +110,7 @@ class _Runner:
             model=model,
             passed=heard.error is None and not failed,
             failures=failed,
+            prompt=prompts.readable(item),
             answer=heard.raw[:MAX_KEPT_CHARACTERS],
             calls=calls[:MAX_KEPT_CHARACTERS],
             finish_reason=heard.finish_reason,

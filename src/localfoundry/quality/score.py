@@ -1,8 +1,9 @@
 """What may be concluded from passes and failures. Pure: counts in, frozen values out.
 
-Intervals of shares are Wilson's. Two models are compared by the items that both answered: McNemar's test in its exact
-binomial form, at any number of items, since items are few and the exact form is cheap. Several comparisons of one run
-are corrected together by Holm's method: of twenty pairs of equals one would otherwise differ at the level of 5 %.
+Intervals of shares are Wilson's (`results/share.py`). Two models are compared by the items that both answered:
+McNemar's test in its exact binomial form, at any number of items, since items are few and the exact form is cheap.
+Several comparisons of one run are corrected together by Holm's method: of twenty pairs of equals one would otherwise
+differ at the level of 5 %.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from statistics import NormalDist
 import msgspec
 
 from localfoundry.quality.results import ItemResult
+from localfoundry.results.share import share
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
@@ -73,17 +75,6 @@ class Difference(msgspec.Struct, frozen=True):
         return self.adjusted_p < LEVEL
 
 
-def wilson(passed: int, n: int) -> Interval:
-    """Interval for a share (Wilson 1927). Raises ValueError where nothing was counted."""
-    if not 0 <= passed <= n or n == 0:
-        raise ValueError(f"{passed} of {n} is no share")
-    share, squared = passed / n, _Z * _Z
-    middle = (share + squared / (2 * n)) / (1 + squared / n)
-    half = _Z / (1 + squared / n) * math.sqrt(share * (1 - share) / n + squared / (4 * n * n))
-    # At the ends the formula gives 0 and 1, up to rounding.
-    return Interval(0.0 if passed == 0 else middle - half, 1.0 if passed == n else middle + half)
-
-
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p: where neither is better, each item that one of them solves is a throw of a coin."""
     discordant = only_a + only_b
@@ -120,7 +111,8 @@ def scores(results: Iterable[ItemResult]) -> list[Score]:
 
 
 def _score(group: Sequence[ItemResult]) -> Score:
-    first, passed = group[0], sum(result.passed for result in group)
+    first, solved = group[0], share(sum(result.passed for result in group), len(group))
+    passed = solved.count
     joules = [result.energy_j for result in group if result.energy_j is not None]
     tokens = [result.tokens for result in group if result.tokens is not None]
     answered = sum(result.error is None for result in group)
@@ -131,8 +123,8 @@ def _score(group: Sequence[ItemResult]) -> Score:
         n=len(group),
         passed=passed,
         errors=len(group) - answered,
-        accuracy=passed / len(group),
-        interval=wilson(passed, len(group)),
+        accuracy=solved.value,
+        interval=Interval(solved.low, solved.high),
         seconds_per_solved=sum(result.seconds for result in group) / passed if passed else None,
         joules_per_solved=sum(joules) / passed if passed and len(joules) == len(group) else None,
         tokens_per_solved=sum(tokens) / passed if passed and len(tokens) >= answered else None,

@@ -6,14 +6,15 @@ merged from a team's models.json; the two are never added up, as machines, promp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from localfoundry.results import db, outliers, sharing, team_file
-from localfoundry.results.distribution import distribution
+from localfoundry.results.distribution import Distribution
 from localfoundry.results.models_json import Candidate, SharedRun
 from localfoundry.results.share import Share, share
 
@@ -36,7 +37,7 @@ class Accuracy(msgspec.Struct, frozen=True):
 class Speed(msgspec.Struct, frozen=True):
     """Of one run. `median` and its interval (None: too few values) in seconds; `decode_tps` is 1 / median ITL.
 
-    `machine` is the class of `outliers.machine_class` in words; `outlier`: the run was flagged for this candidate.
+    `machine` is its kind, in the words of `outliers.machine_words`; `outlier`: the run was flagged for this candidate.
     """
 
     scenario: str
@@ -49,6 +50,7 @@ class Speed(msgspec.Struct, frozen=True):
     high: float | None
     source: Source
     run: str
+    started_at: str
     machine: str
     engine: str | None
     outlier: bool = False
@@ -65,7 +67,7 @@ class Evidence(msgspec.Struct, frozen=True):
     speeds: tuple[Speed, ...] = ()
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, dict=True):
     """Every run that counts, by source. Read once, asked for many models."""
 
     here: tuple[SharedRun, ...] = ()
@@ -85,16 +87,27 @@ class Known(msgspec.Struct, frozen=True):
         for source, runs in parts:
             chosen = [(run, c) for run in runs for c in run.candidates if _is(c, file_sha256, model_id)]
             accuracy += _accuracies(chosen, task, source)
-            flagged = {(flag.run, flag.label) for flag in outliers.flags(runs)}
+            flagged = self._flagged[source]
             speeds += [speed for run, c in chosen for speed in _speeds(run, c, source, (run.id, c.label) in flagged)]
         return Evidence(tuple(accuracy), tuple(speeds))
 
+    @functools.cached_property
+    def _flagged(self) -> dict[Source, set[tuple[str, str]]]:
+        """Outliers, by run and label."""
+        return {
+            "measured here": {(flag.run, flag.label) for flag in outliers.flags(self.here)},
+            "measured by others": {(flag.run, flag.label) for flag in outliers.flags(self.others)},
+        }
 
-def known(home: Path) -> Known:
-    """Reads both files of `home`. Raises DiskError and InvalidResults as those do; absent files are no evidence."""
+
+def known(home: Path, told: Callable[[str], None] = lambda _: None) -> Known:
+    """Reads both files of `home`. Raises DiskError and InvalidResults as those do; absent files are no evidence.
+
+    `told` hears one sentence where a damaged file was set aside.
+    """
     here: tuple[SharedRun, ...] = ()
     if (home / db.FILE_NAME).exists():
-        with db.Results(home / db.FILE_NAME) as results:
+        with db.Results(home / db.FILE_NAME, told) as results:
             here = sharing.shared(results, results.runs(), None).runs
     own = {run.run for run in here}
     # What comes back from the team and was measured here is no second opinion.
@@ -130,16 +143,14 @@ def _accuracies(chosen: Iterable[tuple[SharedRun, Candidate]], task: str | None,
 
 def _speeds(run: SharedRun, candidate: Candidate, source: Source, outlier: bool) -> Iterable[Speed]:
     metrics: tuple[Literal["ttft_s", "itl_s", "latency_s"], ...] = ("ttft_s", "itl_s", "latency_s")
-    cpu, threads, gib = outliers.machine_class(run)
-    machine = f"{cpu or 'unknown processor'}, {threads or '?'} threads, {gib or '?'} GiB"
+    machine = outliers.machine_words(run.machine)
     for row in run.speed:
         if row.label != candidate.label:
             continue
         for metric in metrics:
-            given = getattr(row, metric)
-            if given is not None:
-                d = distribution(given.values)
+            d: Distribution | None = getattr(row, metric)
+            if d is not None:
                 yield Speed(
                     row.scenario, row.language, row.load, metric, len(d.values), d.median, d.low, d.high, source,
-                    run.id, machine, candidate.engine, outlier,
+                    run.id, run.started_at, machine, candidate.engine, outlier,
                 )  # fmt: skip

@@ -9,7 +9,7 @@ and both are flagged. A flag says "look here"; nothing is left out for it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -43,11 +43,17 @@ def flags(runs: Sequence[SharedRun]) -> list[Flag]:
     return sorted(set(found), key=lambda flag: (flag.run, flag.label, flag.why))
 
 
-def machine_class(run: SharedRun) -> tuple[object, ...]:
-    """What makes two machines one kind: processor, threads, and memory to the GiB."""
-    memory = run.machine.get("memory_bytes")
+def machine_class(machine: Mapping[str, object]) -> tuple[object, ...]:
+    """What makes two machines one kind: processor, threads, and memory to the GiB; their facts as a run has them."""
+    memory = machine.get("memory_bytes")
     size = round(memory / _GIB) if isinstance(memory, int | float) else None
-    return run.machine.get("cpu"), run.machine.get("threads"), size
+    return machine.get("cpu"), machine.get("threads"), size
+
+
+def machine_words(machine: Mapping[str, object]) -> str:
+    """The kind in words."""
+    cpu, threads, gib = machine_class(machine)
+    return f"{cpu or 'unknown processor'}, {threads or '?'} threads, {gib or '?'} GiB"
 
 
 def counted(runs: Iterable[SharedRun]) -> list[SharedRun]:
@@ -97,7 +103,7 @@ def _contradictions(runs: Sequence[SharedRun]) -> list[Flag]:
 
 def _kind(run: SharedRun, candidate: Candidate, speed: Speed) -> tuple[object, ...]:
     model = candidate.file_sha256, candidate.engine, candidate.engine_version, candidate.threads
-    return *model, *machine_class(run), speed.scenario, speed.language, speed.load
+    return *model, *machine_class(run.machine), speed.scenario, speed.language, speed.load
 
 
 def _outliers(group: Sequence[tuple[SharedRun, Speed]], metric: str) -> list[Flag]:

@@ -1,0 +1,1 @@
+"""What models are asked, where measuring and judging ask the same: the course's questions, and prompts of a file."""
