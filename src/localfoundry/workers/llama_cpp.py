@@ -20,6 +20,9 @@ def main() -> None:
     lifeline.exit_when_stdin_closes()
     limits.apply()
     options = _arguments()
+    # Read by libgomp when the engine's library is loaded. Its own count, 300,000, has a thread that waits for another
+    # spin through whole slices of the scheduler wherever other programs want the processor (benchmarks/contention.py).
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     import xllamacpp
 
     params = xllamacpp.CommonParams()
