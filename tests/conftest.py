@@ -115,11 +115,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the real engine run one after the other: two engines at once, each with a thread for every core, spend
-    most of their time waiting for their own threads."""
+    """Where two run at a time, those of one file keep their order and share its service; and tests on the real engine
+    run one after the other: two engines at once, each with a thread for every core, mostly wait for their threads."""
     for item in items:
-        if "pulled_starter" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("real_engine"))
+        real = "pulled_starter" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("real_engine" if real else item.path.as_posix()))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
