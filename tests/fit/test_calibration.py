@@ -64,6 +64,19 @@ def test_a_load_corrects_memory_and_time(tmp_path: Path) -> None:
     assert calibration.corrected("load", PREDICTED, HERE).value == pytest.approx(200)
 
 
+def test_a_note_that_comes_while_another_thread_asks_does_not_break_the_answer(tmp_path: Path) -> None:
+    class Interrupted(Calibration):
+        def _correction(self, quantity, subject):  # type: ignore[no-untyped-def]
+            found = super()._correction(quantity, subject)
+            note_speed(self, HERE, "decode", 100, 50)
+            return found
+
+    calibration = Interrupted(tmp_path / "calibration.json")
+    note_speed(calibration, HERE, "decode", 100, 80)
+    assert calibration.corrected("decode", PREDICTED, HERE).value == pytest.approx(80)
+    assert calibration.corrected("decode", PREDICTED, HERE).value == pytest.approx(65), "the next one knows both"
+
+
 @given(ratios=st.lists(st.floats(0.001, 1000), min_size=1, max_size=60))
 def test_the_file_is_bounded_and_nonsense_is_left_out(
     tmp_path_factory: pytest.TempPathFactory, ratios: list[float]

@@ -68,7 +68,8 @@ class Glances:
     def __init__(self, machine: Means, context: int | None = None, calibration: Calibration | None = None) -> None:
         self.machine = machine
         self._context = context
-        self._calibration = calibration if machine.measured_as is not None and calibration else None
+        known = calibration is not None and not calibration.empty
+        self._calibration = calibration if known and machine.measured_as is not None else None
         self._formats = runnable_formats()
         self._loads: dict[tuple[bool, int], fit.Load] = {}
         self._decoders = Decoders(machine.processor, machine.isa)

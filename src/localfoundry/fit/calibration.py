@@ -75,19 +75,21 @@ class Calibration:
         self._models = {note.model for note in self._notes}
         self._found: dict[tuple[str | None, ...], _Correction | None] = {}
 
-    def __bool__(self) -> bool:
-        """Whether anything is known."""
-        return bool(self._notes)
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was measured yet."""
+        return not self._notes
 
     def corrected(self, quantity: Quantity, predicted: Interval, subject: Subject) -> Interval:
         """The prediction with what is known of it applied: the median ratio, and the interval that this leaves."""
-        if not self._notes:
+        if self.empty:
             return predicted
         model = subject.model if subject.model in self._models else None  # all that were never measured are alike
         key = quantity, subject.engine, subject.machine, subject.kernel, model
-        if key not in self._found:
-            self._found[key] = self._correction(quantity, subject)
-        correction = self._found[key]
+        known = self._found  # loads are planned in threads, and `add` in another begins a new one
+        if key not in known:
+            known[key] = self._correction(quantity, subject)
+        correction = known[key]
         return predicted if correction is None else correction.of(predicted)
 
     def _correction(self, quantity: Quantity, subject: Subject) -> _Correction | None:
