@@ -240,7 +240,7 @@ class Service:
             ask.explicit, ask.context = True, options.context
         future: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
         self._asking[number] = future, manifest
-        self._perform(self._scheduler.ask(ask, now))
+        self._perform(self._scheduler.ask(ask, time.monotonic()))  # planning took a moment
         try:
             return number, await future
         except asyncio.CancelledError:
