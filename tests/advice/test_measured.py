@@ -5,10 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from localfoundry.advice import quality
 from localfoundry.advice.measured import Measured
 from localfoundry.catalog.model import Variant
 from localfoundry.results import outliers
 from localfoundry.results.evidence import Known
+from localfoundry.results.models_json import Candidate
 from results.shared_runs import SHA, around, run, tasks
 
 MINE = Variant("m", 1, "gguf", sha256=SHA)
@@ -22,6 +24,20 @@ def test_scores_are_evidence_for_the_task_in_the_suite_that_is_asked_for() -> No
     assert found.corner is not None and found.corner[0] < 0.75 < found.corner[1]
     assert measured.quality("m", MINE, "code", "code") == []
     assert measured.quality("n", OTHER, "chat", "chat") == []
+
+
+def test_scores_of_a_suite_that_was_changed_in_between_are_not_compared() -> None:
+    """The second model solved all of an easier suite of the same name, which says nothing against the first."""
+    first = tasks(1, ["i0", "i1"], ["i2"], content="a1" * 32)
+    second = msgspec.structs.replace(
+        tasks(2, ["i0", "i1", "i2"], [], content="b2" * 32),
+        candidates=(Candidate("m", "n", model_id="org/n:1", file_sha256=OTHER.sha256),),
+    )
+    measured = Measured(Known(here=(first, second)))
+    found = [*measured.quality("m", MINE, "chat", "chat"), *measured.quality("n", OTHER, "chat", "chat")]
+    assert [e.score for e in found] == [pytest.approx(2 / 3), 1.0]
+    counted = [quality.Known(found, "chat").of(e.alias, e.variant or "") for e in found]
+    assert sum(e is not None for e in counted) == 1
 
 
 def test_a_speed_counts_on_the_same_kind_of_machine_and_here_before_others() -> None:

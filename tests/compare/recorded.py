@@ -12,9 +12,9 @@ from localfoundry.bench.outcome import Measurement, Outcome
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.record import candidate_row, plain, protocol, sample_row
 from localfoundry.bench.request import Sample
-from localfoundry.quality.results import ItemResult
+from localfoundry.quality.results import ItemResult, item_row
 from localfoundry.results.db import Results
-from localfoundry.results.rows import CandidateRow, ItemRow, Run, VoteRow, new_id
+from localfoundry.results.rows import CandidateRow, Run, VoteRow, new_id
 
 MACHINE: dict[str, object] = {"cpu": "Test CPU", "cores": 2, "threads": 2, "memory_bytes": 8 * 1024**3, "system": "T"}
 
@@ -81,21 +81,29 @@ def keep_bench(
 
 def keep_items(
     results: Results, passed: dict[str, Sequence[bool]], suite: str = "chat", sha256: dict[str, str] | None = None,
-    answer: str = "42",
+    answer: str = "42", content: str | None = None, language: str = "en", quantizations: dict[str, str] | None = None,
 ) -> Run:  # fmt: skip
-    """A finished run of a suite in the file: for each label whether it passed item after item."""
+    """A finished run of a suite in the file: for each label whether it passed item after item.
+
+    `content` is the hash of the suite's content.
+    """
     run = Run(new_id(), "eval", "2026-11-23T05:10:00+00:00", machine=MACHINE, protocol={"seed": 42})
-    rows = [CandidateRow(run.id, label, label, file_sha256=(sha256 or {}).get(label)) for label in passed]
+    rows = [
+        CandidateRow(
+            run.id, label, label, file_sha256=(sha256 or {}).get(label), quantization=(quantizations or {}).get(label)
+        )
+        for label in passed
+    ]
     results.begin(run, rows)
     with results.together():
         for label, each in passed.items():
             for number, good in enumerate(each):
                 item = ItemResult(
-                    suite=suite, language="en", item=f"item-{number}", model=label, passed=good, answer=answer,
+                    suite=suite, language=language, item=f"item-{number}", model=label, passed=good, answer=answer,
                     failures=() if good else ("is not 42",), seconds=1.0, tokens=5,
+                    suite_sha256=content,
                 )  # fmt: skip
-                raw = msgspec.json.encode(item).decode()
-                results.add_item(ItemRow(run.id, label, suite, item.item, "en", good, raw))
+                results.add_item(item_row(run.id, item))
     results.finish(run.id)
     return results.run(run.id)
 

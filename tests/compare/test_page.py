@@ -15,11 +15,12 @@ import pytest
 
 from compare.recorded import failing, keep_bench, keep_items, outcome
 from localfoundry.bench.plan import Plan
-from localfoundry.compare import charts, draw, export, page, text, verdict
+from localfoundry.compare import answers, charts, draw, export, page, text, verdict
 from localfoundry.compare.evidence import Evidence, gather
 from localfoundry.compare.spread import spread
 from localfoundry.errors import FoundryError, MissingExtra
 from localfoundry.results.db import Results
+from localfoundry.results.rows import Run, new_id
 
 PLAN = Plan(rounds=6, concurrency=(1, 2, 4), nonce="n")
 HOSTILE = (
@@ -187,6 +188,36 @@ def test_markdown_csv_and_json_hold_the_same_figures(evidence: Evidence) -> None
     assert document["recommendations"][0]["development"]["label"] == "fast"
     names = {"alias", "latency_avg", "latency_p95", "tokens_per_sec_avg", "rounds", "first_token_latency_avg"}
     assert names <= set(document["results"][0])
+
+
+def test_several_tasks_are_one_line_a_chart_of_their_own_and_answers_of_each(results: Results) -> None:
+    """The line of a candidate said `solves` six times, only the first task was drawn, and its answers took all room."""
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    tasks = [("chat", "en"), ("chat", "da"), ("code", "en")]
+    runs = [
+        keep_items(results, {"a": [True] * 15, "b": [True] * 14 + [False]}, suite=suite, language=language)
+        for suite, language in tasks
+    ]
+    found = gather(results, [bench, *runs])
+    said = text.block(found, verdict.judge(found))
+    assert "Slower (~2s), solves chat 14/15 en, 14/15 da; code 14/15 en\n" in said
+    assert "Items solved" in [chart.title for chart in charts.charts(found)]
+    asked = [q.where for q in answers.questions(found, {}) if "item" in q.where]
+    assert len(asked) == 12
+    assert [sum(place.startswith(f"{suite} ({language})") for place in asked) for suite, language in tasks] == [4, 4, 4]
+    assert sorted(asked[:3]) == sorted(f"{suite} ({language}), item item-14" for suite, language in tasks)
+    whole = made(found)
+    assert whole.count('<details class="soft" open>') == 1, "a choice that rests on many figures has them folded"
+
+
+def test_a_run_of_foundry_eval_says_its_seed(results: Results) -> None:
+    run = keep_items(results, {"a": [True]})
+    planned = Run(new_id(), "eval", "2026-11-23T05:10:00+00:00", protocol={"plan": {"seed": 7, "temperature": 0.5}})
+    found = gather(results, [run])
+    found.item_runs.append(planned)
+    assert [line.partition("; ")[2] for line in text.protocol(found)] == [
+        "temperature 0, seed 42.", "temperature 0.5, seed 7.",
+    ]  # fmt: skip
 
 
 def test_what_is_drawn_of_a_distribution_was_measured() -> None:

@@ -127,6 +127,24 @@ def test_a_label_that_was_another_file_is_not_mixed(results: Results) -> None:
     assert any("a is file 333333333333" in note for note in evidence.notes)
 
 
+def test_items_of_suites_with_one_name_and_two_contents_are_not_paired_and_it_says_so(results: Results) -> None:
+    """`a` solved all of an easy chat suite, `b` a part of another one: they have no item in common."""
+    easy = keep_items(results, {"a": [True] * 30}, content="a1" * 32)
+    hard = keep_items(results, {"b": [False] * 25 + [True] * 5}, content="b2" * 32)
+    evidence = gather(results, [easy, hard])
+    assert evidence.differences == []
+    assert [(s.suite, s.model, s.passed) for s in evidence.scores] == [
+        ("chat@a1a1a1a1", "a", 30),
+        ("chat@b2b2b2b2", "b", 5),
+    ]
+    assert evidence.notes == [
+        "chat (en) had 2 contents in these runs, which are not compared: chat@a1a1a1a1, chat@b2b2b2b2"
+    ]
+    same = gather(results, [easy, keep_items(results, {"b": [False] * 25 + [True] * 5}, content="a1" * 32)])
+    assert [(d.a, d.b, d.n, d.shown) for d in same.differences] == [("a", "b", 30, True)]
+    assert same.notes == []
+
+
 def test_an_empty_run_is_refused_and_an_interrupted_one_says_so(results: Results) -> None:
     empty = keep_bench(results, PLAN, [])
     with pytest.raises(InvalidRequest, match="holds no result"):

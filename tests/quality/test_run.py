@@ -78,6 +78,7 @@ async def asked(
 async def test_items_are_asked_in_turns_and_all_models_are_asked_the_same() -> None:
     results, server = await asked(parrot, "a", "b")
     assert [(r.item, r.model) for r in results] == [(f"i{n}", m) for n in range(6) for m in "ab"]
+    assert {r.suite_sha256 for r in results} == {mine().sha256}
     assert all(r.passed and r.tokens == 5 and r.prompt_tokens == 11 and r.ttft_s is not None for r in results)
     assert all(0 < (r.ttft_s or 0) <= r.seconds for r in results)
     a, b = ([{k: v for k, v in body.items() if k != "model"} for body in server.bodies[i::2]] for i in (0, 1))

@@ -103,6 +103,31 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         bounded_yaml.parse(text.encode(), "x.yaml")
 
 
+def test_the_hash_is_of_what_is_asked_and_how_it_is_checked_and_of_nothing_else() -> None:
+    def of(old: str = "", new: str = "") -> str:
+        assert old in GOOD
+        return suite.decode(GOOD.replace(old, new).encode(), "x").sha256
+
+    same = [
+        of("suite: mine", "# a comment\nabout: some words\nlicense: MIT\nsuite: mine"),
+        of("    prompt: Svar nej.", "    level: 5\n    tags: [short]\n    prompt: 'Svar nej.'"),
+        of("{exact: no}, {contains: {any: [no, off]}}", "{exact: no}, {contains: {any: [no, off], all: []}}"),
+        of("answer: no", "answer: 'no.'"),
+        of("    wrong: [yes]\n", ""),
+    ]
+    assert set(same) == {of()}
+    other = [
+        of("Svar nej.", "Svar nej"),
+        of("exact: no", "exact: nej"),
+        of("language: da", "language: en"),
+        of("suite: mine", "suite: yours"),
+        of("id: one", "id: two"),
+        of("    prompt:", "    max_tokens: 9\n    prompt:"),
+        of("items:", "tools: [{name: f, description: d, parameters: {}}]\nitems:"),
+    ]
+    assert len({of(), *other}) == len(other) + 1
+
+
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(InvalidSuite, match="cannot be read"):
         suite.load(tmp_path / "none.yaml")

@@ -40,8 +40,10 @@ def run(number: int = 1, itl_s: Sequence[float] = (), by: str | None = "ann", **
     return addressed(SharedRun(id="", **(fields | changes)))
 
 
-def tasks(number: int, passed: Sequence[str], failed: Sequence[str], suite: str = "chat") -> SharedRun:
-    return run(number, kind="eval", tasks=(Task("m", suite, "en", tuple(passed), tuple(failed)),))
+def tasks(
+    number: int, passed: Sequence[str], failed: Sequence[str], suite: str = "chat", content: str | None = None
+) -> SharedRun:
+    return run(number, kind="eval", tasks=(Task("m", suite, "en", tuple(passed), tuple(failed), content),))
 
 
 def votes(number: int, count: int, choice: str = "m") -> SharedRun:

@@ -14,7 +14,8 @@ import pytest
 
 from localfoundry.errors import DamagedResults, DiskError, UnknownRun
 from localfoundry.results.db import Results
-from localfoundry.results.rows import CandidateRow, ItemRow, Run, SampleRow, VoteRow, new_id
+from localfoundry.results.rows import CandidateRow, ItemRow, Judged, Run, SampleRow, Timed, VoteRow, new_id
+from localfoundry.results.schema import STEPS
 
 WRITER = """
 import sys
@@ -199,12 +200,57 @@ def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(DiskError, match="is of version 99; this program reads up to version 1"):
+    with pytest.raises(DiskError, match=f"is of version 99; this program reads up to version {len(STEPS)}"):
         Results(path)
     assert not list(tmp_path.glob("*damaged*"))
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT id FROM run").fetchall() == [(run,)]
     connection.close()
+
+
+def test_a_file_of_an_older_version_is_taken_along_with_all_that_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    old = sqlite3.connect(path)
+    for statement in STEPS[0]:
+        old.execute(statement)
+    run = new_id()
+    old.execute("INSERT INTO run VALUES (?, 'eval', 'at', NULL, 'finished', '{}', '{}', '{}', 'mine')", (run,))
+    old.execute("INSERT INTO item VALUES (?, 'm', 'chat', 'i', 'en', 1, '{}')", (run,))
+    old.execute("PRAGMA user_version = 1")
+    old.commit()
+    old.close()
+    with Results(path) as results:
+        assert results.run("mine").id == run
+        assert results.items(run) == [ItemRow(run, "m", "chat", "i", "en", True, "{}")]
+    with sqlite3.connect(path) as now:
+        assert now.execute("PRAGMA user_version").fetchone() == (len(STEPS),)
+    now.close()
+
+
+def test_times_and_passes_are_read_without_the_raw_texts(tmp_path: Path) -> None:
+    """Raw texts are nine tenths of the file: an index holds all that evidence is made of."""
+    path = tmp_path / "r.db"
+    run = begun(path, "m")
+    with Results(path) as results:
+        for number in (2, 0, 1):
+            results.add_sample(sample(run, "m", number))
+        for name, passed in (("b", True), ("a", None), ("c", False)):
+            results.add_item(ItemRow(run, "m", "chat", name, "en", passed, "{}", "ab"))
+        assert results.timed(run) == [
+            Timed(s.label, s.scenario, s.language, s.load, s.ok, s.ttft_s, s.ttfa_s, s.itl_s, s.latency_s,
+                  s.prompt_tokens, s.completion_tokens)
+            for s in results.samples(run)
+        ]  # fmt: skip
+        assert results.judged(run) == [
+            Judged("m", "chat", "en", "b", True, "ab"),
+            Judged("m", "chat", "en", "c", False, "ab"),
+        ]
+    with sqlite3.connect(path) as file:
+        for kind, table in ((Timed, "sample"), (Judged, "item")):
+            query = f"SELECT {', '.join(kind.__struct_fields__)} FROM {table} WHERE run = ? ORDER BY rowid"
+            plan = file.execute(f"EXPLAIN QUERY PLAN {query}", (run,)).fetchall()
+            assert any("COVERING INDEX" in step[-1] for step in plan), plan
+    file.close()
 
 
 def test_a_file_that_cannot_be_opened_is_told_with_its_reason(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from localfoundry.results import evidence, models_json, sharing, team_file
 from localfoundry.results.db import FILE_NAME, Results
+from localfoundry.results.distribution import distribution
 from localfoundry.results.rows import CandidateRow, ItemRow, Run, SampleRow, VoteRow, new_id
 from localfoundry.results.share import share
 from results.shared_runs import SHA, around, document, run, tasks
@@ -93,6 +94,47 @@ def test_an_outlier_is_told_with_its_speed(tmp_path: Path) -> None:
     team_file.write(tmp_path / team_file.FILE_NAME, document(*runs))
     found = evidence.known(tmp_path).of(file_sha256=SHA).speeds
     assert {speed.run for speed in found if speed.outlier} == {runs[-1].id}
+
+
+def test_items_of_a_suite_that_was_changed_are_never_put_together(tmp_path: Path) -> None:
+    """Two contents of one suite, merged from two people: each has its share, whichever of them comes first."""
+    old, new = tasks(1, ["i0", "i1"], ["i2"], content="a1" * 32), tasks(2, ["i0"], ["i1", "i2"], content="b2" * 32)
+    merged = models_json.merge(document(new), document(old))
+    assert merged == models_json.merge(document(old), document(new))
+    assert models_json.decode(models_json.encode(merged), "x") == merged
+    team_file.write(tmp_path / team_file.FILE_NAME, merged)
+    found = evidence.known(tmp_path).of(file_sha256=SHA).accuracy
+    assert {(a.suite_sha256, a.share.count, a.share.n) for a in found} == {("a1" * 32, 2, 3), ("b2" * 32, 1, 3)}
+
+
+def test_the_content_of_a_suite_goes_along_with_its_items(tmp_path: Path) -> None:
+    with Results(tmp_path / FILE_NAME) as results:
+        name = new_id()
+        results.begin(Run(name, "eval", _AT), [CandidateRow(name, "m", "m", file_sha256=SHA)])
+        for item, content in (("a", "a1" * 32), ("b", "a1" * 32), ("c", None)):
+            results.add_item(ItemRow(name, "m", "chat", item, "en", True, "{}", content))
+        results.finish(name)
+        [found] = sharing.shared(results, results.runs(), None).runs
+    assert [(task.suite_sha256, task.passed) for task in found.tasks] == [(None, ("c",)), ("a1" * 32, ("a", "b"))]
+
+
+def test_what_is_read_fast_is_what_the_whole_rows_say(tmp_path: Path) -> None:
+    """Evidence reads the columns that it needs; sums, values in their order and items are those of the full rows."""
+    _home(tmp_path, runs=3)
+    with Results(tmp_path / FILE_NAME) as results:
+        for found in sharing.shared(results, results.runs(), None).runs:
+            samples, items = results.samples(found.run), results.items(found.run)
+            good = [row for row in samples if row.ok]
+            [speed] = found.speed
+            assert (speed.requests, speed.failed) == (len(samples), len(samples) - len(good))
+            assert speed.prompt_tokens == sum(row.prompt_tokens or 0 for row in good)
+            assert speed.completion_tokens == sum(row.completion_tokens or 0 for row in good)
+            for metric in ("ttft_s", "ttfa_s", "itl_s", "latency_s"):
+                assert getattr(speed, metric) == distribution([getattr(row, metric) for row in good])
+            [task] = found.tasks
+            assert task.passed == tuple(sorted(row.item for row in items if row.passed))
+            assert task.failed == tuple(sorted(row.item for row in items if row.passed is False))
+            assert found.id == models_json.address(found)
 
 
 def test_a_home_without_results_is_no_evidence_and_gets_no_file(tmp_path: Path) -> None:

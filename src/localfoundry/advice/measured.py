@@ -24,14 +24,14 @@ class Measured:
         self._ids = {c.model_id for c in candidates if c.model_id}
 
     def quality(self, alias: str, variant: Variant, task: str, suite: str) -> list[Evidence]:
-        """Scores of the variant in `suite`, as evidence for `task`: one for each language and source."""
+        """Scores of the variant in `suite`, as evidence for `task`: for each language, content of the suite, source."""
         if not self._has(variant):
             return []
         found = self._known.of(file_sha256=variant.sha256, model_id=variant.id, task=suite).accuracy
         return [
             Evidence(
                 alias=alias, variant=variant.id, task=task, source=a.source, score=a.share.value, low=a.share.low,
-                high=a.share.high, n=a.share.n, suite=a.task, language=a.language,
+                high=a.share.high, n=a.share.n, suite=a.task, language=a.language, content=a.suite_sha256,
             )
             for a in found
         ]  # fmt: skip

@@ -32,7 +32,7 @@ class Evidence:
 
     `score`, with its interval from `low` to `high`, is the share of `n` items of `suite` that were solved, 0 to 1;
     all of that is there where it was measured, and none of it where it is declared: then there are a role and by whom.
-    `language` None: not of one language.
+    `language` None: not of one language. `content`: the hash of what the suite asked, None where it is not known.
     """
 
     alias: str
@@ -45,6 +45,7 @@ class Evidence:
     n: int = 0
     suite: str = ""
     language: str | None = None
+    content: str | None = None
     role: Role | None = None
     by: str = ""
 
@@ -54,6 +55,11 @@ class Evidence:
         else:
             assert self.score is not None and self.low is not None and self.high is not None
             assert 0 <= self.low <= self.score <= self.high <= 1 and self.n > 0
+
+    @property
+    def asked(self) -> tuple[str, str | None, str | None]:
+        """Scores with the same of these compare."""
+        return self.suite, self.language, self.content
 
     @property
     def corner(self) -> tuple[float, float] | None:
@@ -115,7 +121,7 @@ class Known:
         """A language counts only measurements in it; a declaration is of none."""
         fitting = [e for e in evidence if e.task == task and language in (None, e.language)]
         widest = _widest(fitting, task)
-        counted = [e for e in fitting if e.score is None or (e.suite, e.language) == widest]
+        counted = [e for e in fitting if e.score is None or e.asked == widest]
         self._found: Mapping[str, Evidence] = {
             e.variant or e.alias: e for e in sorted(counted, key=lambda e: _TRUST[e.source], reverse=True)
         }
@@ -127,18 +133,18 @@ class Known:
         return min(both, key=lambda e: _TRUST[e.source], default=None)
 
 
-def _widest(evidence: list[Evidence], task: str) -> tuple[str, str | None] | None:
-    """The suite and language that the most models were measured with: scores of different ones do not compare.
+def _widest(evidence: list[Evidence], task: str) -> tuple[str, str | None, str | None] | None:
+    """The suite, its language and content that most models were measured with: scores of different ones do not compare.
 
     Among equals the suite that is called like the task, then the one with the most items.
     """
-    found: dict[tuple[str, str | None], list[Evidence]] = {}
+    found: dict[tuple[str, str | None, str | None], list[Evidence]] = {}
     for e in evidence:
         if e.score is not None:
-            found.setdefault((e.suite, e.language), []).append(e)
+            found.setdefault(e.asked, []).append(e)
 
-    def rank(key: tuple[str, str | None]) -> tuple[object, ...]:
+    def rank(key: tuple[str, str | None, str | None]) -> tuple[object, ...]:
         models = {e.variant or e.alias for e in found[key]}
-        return -len(models), key[0] != task, -sum(e.n for e in found[key]), key[0], key[1] or ""
+        return -len(models), key[0] != task, -sum(e.n for e in found[key]), key[0], key[1] or "", key[2] or ""
 
     return min(found, key=rank, default=None)

@@ -222,13 +222,13 @@ def prompts(suites: Sequence[Suite]) -> dict[tuple[str, str, str], str]:
 
 
 def packs_of(found: Sequence[ItemResult]) -> list[Suite]:
-    """The suites that come with this product and that these answers belong to."""
-    named = dict.fromkeys((result.suite, result.language) for result in found)
+    """The suites that come with this product and that these answers belong to, as they were when they were asked."""
+    named = dict.fromkeys((result.suite, result.language, result.suite_sha256) for result in found)
     return [
-        suites_of.pack(name, language)
-        for name, spoken in named
+        pack
+        for name, spoken, content in named
         for language in suites_of.LANGUAGES
-        if name in suites_of.PACKS and language == spoken
+        if name in suites_of.PACKS and language == spoken and (pack := suites_of.pack(name, language)).sha256 == content
     ]
 
 

@@ -7,6 +7,7 @@ text of a bounded length; escaping is the page's.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 
 import msgspec
@@ -76,8 +77,15 @@ def _of_items(evidence: Evidence, prompts: Mapping[tuple[str, str, str], str]) -
         word = f"error: {r.error}" if r.error else "passed" if r.passed else f"failed: {'; '.join(r.failures)}"
         said = r.answer or r.calls
         items.setdefault((r.suite, r.language, r.item), []).append(Answer(r.model, plain(said), plain(word, 300)))
-    differing = [key for key, answers in items.items() if len({a.verdict == "passed" for a in answers}) > 1]
-    chosen = (differing + [key for key in items if key not in set(differing)])[:_ITEMS]
+    differing = {key for key, answers in items.items() if len({a.verdict == "passed" for a in answers}) > 1}
+    # Of each task in turn, so that a long first one does not take all the room.
+    places: Counter[tuple[str, str, bool]] = Counter()
+    turns = {}
+    for key in items:
+        group = (*key[:2], key in differing)
+        turns[key] = places[group]
+        places[group] += 1
+    chosen = sorted(items, key=lambda key: (key not in differing, turns[key]))[:_ITEMS]
     return [
         Question(f"{suite} ({language}), item {item}", plain(prompts.get((suite, language, item), "")),
                  tuple(items[suite, language, item]))

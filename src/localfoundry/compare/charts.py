@@ -15,6 +15,7 @@ import msgspec
 from localfoundry.bench.plan import Condition
 from localfoundry.bench.request import Sample
 from localfoundry.bench.wording import number
+from localfoundry.compare.cliff import Cliff
 from localfoundry.compare.evidence import Evidence, Figures, Panel, short
 from localfoundry.compare.spread import spread
 from localfoundry.compare.verdict import main_condition
@@ -53,8 +54,9 @@ def charts(evidence: Evidence) -> list[Chart]:
                 _trade(evidence, shown, condition, where, colours),
             ]
         found.append(_throughput(panel, where, colours))
-    if not evidence.panels:
+    if not evidence.panels or len({(s.suite, s.language) for s in evidence.scores}) > 1:
         found.append(_solved(evidence, colours))
+    found += [_quantized(cliff) for cliff in evidence.cliffs]
     return [chart for chart in found if chart is not None]
 
 
@@ -216,7 +218,7 @@ def _trade_spec(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str], *
 
 
 def _solved(evidence: Evidence, colours: Mapping[str, str]) -> Chart | None:
-    """Shares with their intervals, where no speed was measured."""
+    """Shares with their intervals, of every task: beside speeds there is room for one."""
     rows = [
         {"model": s.model, "task": f"{s.suite} ({s.language})", "share": s.accuracy, "low": s.interval.low,
          "high": s.interval.high}
@@ -226,7 +228,9 @@ def _solved(evidence: Evidence, colours: Mapping[str, str]) -> Chart | None:
         return None
     labels = list(dict.fromkeys(str(row["model"]) for row in rows))
     x = {"type": "quantitative", "title": "items solved", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}}
-    y = {"field": "task", "type": "nominal", "title": None, "axis": {"ticks": False, "domain": False}}
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    y = {"field": "task", "type": "nominal", "title": None, "sort": tasks,
+         "axis": {"ticks": False, "domain": False, "labelPadding": 9}}  # fmt: skip
     offset = {"field": "model", "type": "nominal", "sort": labels}
     colour = _colour(labels, colours, legend=True)
     spec: Spec = {
@@ -241,6 +245,39 @@ def _solved(evidence: Evidence, colours: Mapping[str, str]) -> Chart | None:
         ],
     }  # fmt: skip
     return Chart("Items solved", "Share of items solved, with its 95 % interval (Wilson).", spec)
+
+
+def _quantized(cliff: Cliff) -> Chart:
+    """A line for each task over the quantizations, the most bits first, with the interval of each share."""
+    rows = [
+        {"task": s.task, "kind": cliff.quantization(s.label), "share": s.share.value, "low": s.share.low,
+         "high": s.share.high}
+        for s in cliff.solved
+    ]  # fmt: skip
+    tasks = list(dict.fromkeys(str(row["task"]) for row in rows))
+    # Side by side, so that intervals can be told apart.
+    beside = {"field": "task", "type": "nominal", "sort": tasks, "scale": {"paddingOuter": 0.3}}
+    x = {"field": "kind", "type": "nominal", "sort": [step.quantization for step in cliff.steps], "title": None,
+         "axis": {"labelAngle": 0, "ticks": False, "labelPadding": 9}}  # fmt: skip
+    y = {"type": "quantitative", "title": "items solved", "scale": {"domain": [0, 1]}, "axis": {"format": "%"}}
+    colour = _colour(tasks, colours_of(tasks), legend=True) | {"field": "task"}
+    spec: Spec = {
+        "width": WIDTH,
+        "height": 220,
+        "data": {"values": rows},
+        "layer": [
+            {"mark": {"type": "rule", "opacity": 0.7},
+             "encoding": {"x": x, "xOffset": beside, "y": {**y, "field": "low"}, "y2": {"field": "high"},
+                          "color": colour}},
+            {"mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+             "encoding": {"x": x, "xOffset": beside, "y": {**y, "field": "share"}, "color": colour}},
+        ],
+    }  # fmt: skip
+    what = (
+        f"{cliff.family}: share of items solved with its 95 % interval, by task, from the most bits to the fewest. "
+        "Losses are judged by the pairs of answers to each item, which show more than these intervals."
+    )
+    return Chart("Items solved by quantization", what, spec)
 
 
 def _short(label: str) -> str:

@@ -2,7 +2,8 @@
 
 Speeds are compared within one run only: there all candidates were measured in turns, on one machine, in one hour. Two
 runs stand in two panels, with a word on machines that differ. Items of suites do count together, the latest answer of
-each, unless a label meant another file then: what a model solves does not depend on the hour.
+each, unless a label meant another file then or the suite another content: what a model solves does not depend on the
+hour.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from localfoundry.bench.figures import Cell
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Condition
 from localfoundry.bench.stats import Summary
+from localfoundry.compare.cliff import Cliff, cliffs
 from localfoundry.errors import InvalidRequest
 from localfoundry.quality import ratings, score
 from localfoundry.quality.ratings import Verdict
@@ -84,6 +86,7 @@ class Evidence(msgspec.Struct):
     rows: dict[str, CandidateRow] = {}
     scores: list[score.Score] = []
     differences: list[score.Difference] = []
+    cliffs: list[Cliff] = []
     votes: list[Verdict] = []
     others: dict[str, Shared] = {}
     notes: list[str] = []
@@ -117,14 +120,14 @@ def _priced(cell: Cell) -> bool:
 def gather(results: Results, runs: Sequence[Run], others: Mapping[str, Shared] | None = None) -> Evidence:
     """Everything in `runs`, in their order. Raises InvalidRequest for runs without a result, DiskError."""
     found = Evidence(others=dict(others or {}))
-    items: dict[tuple[str, str, str, str], ItemResult] = {}
+    items: dict[tuple[object, ...], ItemResult] = {}
     for run in runs:
         rows = results.candidates(run.id)
         if run.kind == "bench":
             _add_panel(found, run, rows, history.read(results, run))
         else:
             _add_items(found, items, run, rows, read_items(results, run.id))
-    found.items = list(items.values())
+    found.items = _told_apart(found, list(items.values()))
     if not found.panels and not found.items:
         names = ", ".join(run.id[-6:].lower() for run in runs)
         raise InvalidRequest(f"run {names} holds no result that could be compared", hint="foundry bench list")
@@ -145,7 +148,7 @@ def _add_panel(found: Evidence, run: Run, rows: list[CandidateRow], measurement:
 
 def _add_items(
     found: Evidence,
-    items: dict[tuple[str, str, str, str], ItemResult],
+    items: dict[tuple[object, ...], ItemResult],
     run: Run,
     rows: list[CandidateRow],
     read: list[ItemResult],
@@ -160,16 +163,41 @@ def _add_items(
                 "elsewhere: its items of that run are left out"
             )
     kept = [result for result in read if result.model not in other]
-    items.update((result.key, result) for result in kept)
+    items.update(((*result.key, result.suite_sha256), result) for result in kept)
     if kept:
         found.item_runs.append(run)
     else:
         found.notes.append(f"run {short(run)} holds no item: nothing of it is shown")
 
 
+def _told_apart(found: Evidence, items: list[ItemResult]) -> list[ItemResult]:
+    """With the start of its hash behind the name of a suite that there are several contents of: nothing is paired that
+    was not asked and checked in the same way."""
+    contents: dict[tuple[str, str], set[str | None]] = {}
+    for result in items:
+        contents.setdefault((result.suite, result.language), set()).add(result.suite_sha256)
+    for (suite, language), different in contents.items():
+        if len(different) > 1:
+            names = ", ".join(sorted(_marked(suite, content) for content in different))
+            found.notes.append(
+                f"{suite} ({language}) had {len(different)} contents in these runs, which are not compared: {names}"
+            )
+    return [
+        msgspec.structs.replace(result, suite=_marked(result.suite, result.suite_sha256))
+        if len(contents[result.suite, result.language]) > 1
+        else result
+        for result in items
+    ]
+
+
+def _marked(suite: str, content: str | None) -> str:
+    return f"{suite}@{content[:8] if content else 'unknown'}"
+
+
 def _conclude(found: Evidence, results: Results) -> None:
     found.scores = score.scores(found.items)
     found.differences = score.differences(found.items)
+    found.cliffs = cliffs(found.rows, found.items)
     labels = set(found.labels)
     found.votes = ratings.verdicts(vote for vote in results.votes() if {vote.a, vote.b} <= labels)
     machines = {machine_class(one.run.machine) for one in found.panels}

@@ -11,6 +11,7 @@ import msgspec
 
 from localfoundry.bench import report
 from localfoundry.compare import text
+from localfoundry.compare.cliff import sentences
 from localfoundry.compare.evidence import Evidence, Panel
 from localfoundry.compare.verdict import Choice, Judged, pair_sentence
 
@@ -35,6 +36,10 @@ def document(
         "speed": [_figures(panel) for panel in evidence.panels],
         "scores": msgspec.to_builtins(evidence.scores),
         "differences": [msgspec.to_builtins(d) | {"shown": d.shown} for d in evidence.differences],
+        "quantizations": [
+            msgspec.to_builtins(cliff) | {"first": [loss.suite for loss in cliff.first], "sentences": sentences(cliff)}
+            for cliff in evidence.cliffs
+        ],
         "ratings": [msgspec.to_builtins(vote) | {"winner": vote.ranking.winner} for vote in evidence.votes],
         "others": msgspec.to_builtins(evidence.others),
         "candidates": [msgspec.to_builtins(row) for row in evidence.rows.values()],

@@ -15,6 +15,7 @@ from localfoundry import __version__
 from localfoundry.bench.wording import number
 from localfoundry.compare import answers, draw, tables, text
 from localfoundry.compare.charts import charts
+from localfoundry.compare.cliff import sentences
 from localfoundry.compare.evidence import Evidence
 from localfoundry.compare.tables import Table
 from localfoundry.compare.verdict import Choice, Judged
@@ -46,6 +47,7 @@ def page(
         machines=list(dict.fromkeys(machine_words(one.run.machine) for one in evidence.panels)),
         notes=[answers.plain(note) for note in evidence.notes],
         panels=[_choices(evidence, said, place, descriptions or {}) for place, said in enumerate(judged)],
+        quantized=[{"family": cliff.family, "sentences": sentences(cliff)} for cliff in evidence.cliffs],
         charts=drawn,
         without_charts=not with_charts,
         tables=[_plain(table) for table in shown],

@@ -11,9 +11,11 @@ import msgspec
 
 from localfoundry.bench.stats import Summary
 from localfoundry.bench.wording import NONE, mean_spread, number, spread
+from localfoundry.compare.cliff import is_loss
 from localfoundry.compare.evidence import Evidence, Figures, Panel, short
 from localfoundry.compare.verdict import NAMES, Judged, Pair, reference
 from localfoundry.quality import report as quality
+from localfoundry.results.evidence import Accuracy
 from localfoundry.results.outliers import machine_words
 from localfoundry.units import format_bytes
 
@@ -124,6 +126,30 @@ def solved(evidence: Evidence) -> Table:
     return _narrowed(Table(f"Quality, run {runs}", quality.COLUMNS, tuple(quality.rows(evidence.scores))))
 
 
+def quantized(evidence: Evidence) -> Table:
+    """Each quantization of a model over the one with the most bits, by task, in all languages of the task."""
+    rows = [
+        (
+            cliff.family,
+            loss.suite,
+            f"{cliff.quantization(loss.a)} / {cliff.steps[0].quantization}",
+            str(loss.n),
+            f"{loss.both + loss.only_a} / {loss.both + loss.only_b}",
+            str(loss.only_b),
+            str(loss.only_a),
+            f"{loss.difference:+.0%}",
+            f"{loss.interval.low:+.0%} to {loss.interval.high:+.0%}",
+            f"{loss.adjusted_p:.2g}",
+            "loses items" if is_loss(loss) else "solves more" if loss.shown else "no difference shown",
+        )
+        for cliff in evidence.cliffs
+        for loss in cliff.losses
+    ]
+    columns = ("Model", "Task", "Quantization", "Items", "Solved", "Lost", "Won", "Difference", "95 %", "p",
+               "What may be said")  # fmt: skip
+    return Table("What quantizing costs", columns, tuple(rows))
+
+
 def preferred(evidence: Evidence) -> Table:
     """People's votes: strengths on the scale of logits."""
     rows = [
@@ -138,11 +164,18 @@ def preferred(evidence: Evidence) -> Table:
 
 
 def others(evidence: Evidence) -> Table:
-    """What a team's results say of the same files, and of which machine."""
+    """What a team's results say of the same files, and of which machine. A suite with another content than here has the
+    start of its hash behind its name."""
+    asked = {(r.suite.partition("@")[0], r.language): r.suite_sha256 for r in evidence.items}
+
+    def suite(of: Accuracy) -> str:
+        same = asked.get((of.task, of.language), of.suite_sha256) == of.suite_sha256
+        return of.task if same else f"{of.task}@{(of.suite_sha256 or 'unknown')[:8]}"
+
     rows = []
     for label, known in evidence.others.items():
         rows += [
-            (label, f"solved of {a.task} ({a.language})", f"{a.share.value:.0%}", f"{a.share.low:.0%} to "
+            (label, f"solved of {suite(a)} ({a.language})", f"{a.share.value:.0%}", f"{a.share.low:.0%} to "
              f"{a.share.high:.0%}", str(a.share.n), "")
             for a in known.accuracy
         ]  # fmt: skip
@@ -197,5 +230,12 @@ def all_of(evidence: Evidence, judged: Sequence[Judged]) -> list[Table]:
     found = []
     for panel, said in zip(evidence.panels, judged, strict=False):
         found += [speeds(panel), ratios(said, panel)]
-    found += [solved(evidence), preferred(evidence), others(evidence), provenance(evidence), runs(evidence)]
+    found += [
+        solved(evidence),
+        quantized(evidence),
+        preferred(evidence),
+        others(evidence),
+        provenance(evidence),
+        runs(evidence),
+    ]
     return [table for table in found if table.rows]

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from localfoundry.bench.block import speed_words
 from localfoundry.bench.report import DEFINITIONS
 from localfoundry.bench.wording import about
+from localfoundry.compare.cliff import Cliff, sentences
 from localfoundry.compare.evidence import Evidence, Panel, short
 from localfoundry.compare.tables import Table, all_of
 from localfoundry.compare.verdict import Choice, Judged
 from localfoundry.quality.report import DEFINITIONS as OF_QUALITY
+from localfoundry.quality.score import Score
+from localfoundry.results.rows import Run
 
 _WIDTH = 79
 
@@ -35,6 +38,7 @@ def block(evidence: Evidence, judged: Sequence[Judged], descriptions: Mapping[st
         for choice in (said.development, said.production):
             lines += ["", *recommendation(choice)]
         parts.append("\n".join(lines))
+    parts += ["\n".join(["What quantizing costs:", *quantized(cliff)]) for cliff in evidence.cliffs]
     return "\n\n".join(parts)
 
 
@@ -52,10 +56,25 @@ def candidates(evidence: Evidence, said: Judged, panel: Panel | None, descriptio
             words[f.label] = speed or (f"failed: {failed}" if failed else "not measured")
     found = []
     for label in labels:
-        solved = [f"solves {s.passed} of {s.n} ({s.suite}, {s.language})" for s in evidence.scores if s.model == label]
-        parts = [words.get(label, ""), descriptions.get(label, ""), *solved]
+        solved = _solved([s for s in evidence.scores if s.model == label])
+        parts = [words.get(label, ""), descriptions.get(label, ""), solved]
         found.append(f"{label + ':':<{width}} {', '.join(part for part in parts if part) or 'not measured'}")
     return found
+
+
+def _solved(scores: Sequence[Score]) -> str:
+    """Of one task in a sentence's words, of several as a list."""
+    if len(scores) < 2:
+        return "".join(f"solves {s.passed} of {s.n} ({s.suite}, {s.language})" for s in scores)
+    tasks: dict[str, list[str]] = {}
+    for s in scores:
+        tasks.setdefault(s.suite, []).append(f"{s.passed}/{s.n} {s.language}")
+    return "solves " + "; ".join(f"{task} {', '.join(each)}" for task, each in tasks.items())
+
+
+def quantized(cliff: Cliff) -> list[str]:
+    """Which task of a model loses items first, as lines."""
+    return [line for sentence in sentences(cliff) for line in _wrapped(sentence, "  ")]
 
 
 def recommendation(choice: Choice) -> list[str]:
@@ -97,10 +116,16 @@ def protocol(evidence: Evidence) -> list[str]:
             f"seed {plan.seed}; energy: {panel.measurement.energy}."
         )
     return found + [
-        f"Run {short(run)}: items of suites, one at a time, in turns; temperature "
-        f"{run.protocol.get('temperature', 0)}, seed {run.protocol.get('seed', '?')}."
+        f"Run {short(run)}: items of suites, one at a time, in turns; temperature {_asked(run, 'temperature', 0)}, "
+        f"seed {_asked(run, 'seed', '?')}."
         for run in evidence.item_runs
     ]
+
+
+def _asked(run: Run, name: str, otherwise: object) -> object:
+    """A setting of a run of items: `foundry eval` keeps them in a plan, a comparison beside its candidates."""
+    plan = run.protocol.get("plan")
+    return (plan if isinstance(plan, dict) else run.protocol).get(name, otherwise)
 
 
 def markdown(evidence: Evidence, judged: Sequence[Judged], descriptions: Mapping[str, str] | None = None) -> str:

@@ -32,6 +32,12 @@ EMBEDDING_TYPE = "Q6_K"  # taken for embedding and head of any file
 _BYTES_PER_TEXT = 16  # of a vocabulary, with its length; measured over the usual ones
 
 
+def bits_per_parameter(quantization: str | None) -> float | None:
+    """Of a file called so, the middle mix where it is not said which; None for a name that is not known."""
+    name = (quantization or "").upper()
+    return _BITS.get(name, _BITS.get(f"{name}_M"))
+
+
 def of_file(path: Path) -> ModelShape | None:
     """The shape of a GGUF on this disk, read once while the file does not change. Blocking.
 

@@ -15,7 +15,7 @@ from localfoundry.results.rows import ItemRow, Run
 
 
 class SuiteRun(msgspec.Struct, frozen=True):
-    """One suite of a run: its file's hash, and which of its items were asked."""
+    """One suite of a run: the hash of its content, and which of its items were asked."""
 
     name: str
     language: str
@@ -49,7 +49,7 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `prompt` is there where it is all that was asked: such answers can be rated by people. `tokens` and `prompt_tokens`
     are the server's counts. `error`: there is no whole answer to check, and why. `energy_j` is None where no counter
-    was read.
+    was read. `suite_sha256` is that of the suite's content: items of one name compare only where it is the same.
     """
 
     suite: str
@@ -69,6 +69,7 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
     energy_j: float | None = None
     error: str | None = None
     at: str = ""
+    suite_sha256: str | None = None
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -83,7 +84,8 @@ class Recorder(Interface):
 
 def item_row(run: str, result: ItemResult) -> ItemRow:
     raw = msgspec.json.encode(result).decode()
-    return ItemRow(run, result.model, result.suite, result.item, result.language, result.passed, raw)
+    where = result.suite, result.item, result.language
+    return ItemRow(run, result.model, *where, result.passed, raw, result.suite_sha256)
 
 
 def read_items(results: Results, run: str) -> list[ItemResult]:

@@ -120,6 +120,7 @@ class _Runner:
             ttft_s=heard.ttft_s,
             error=heard.error,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
+            suite_sha256=suite.sha256,
         )
 
     def _judge(self, model: str, heard: Heard) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from statistics import NormalDist
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +22,8 @@ from localfoundry.results.share import share
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
 _Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -140,7 +143,7 @@ def differences(results: Sequence[ItemResult]) -> list[Difference]:
         if result.error is None:
             answers[result.item] = result.passed
     pairs = (
-        _difference(a, b, suite, language, models[a], models[b])
+        difference(a, b, suite, language, models[a], models[b])
         for (suite, language), models in tasks.items()
         for a, b in itertools.combinations(models, 2)
     )
@@ -149,9 +152,11 @@ def differences(results: Sequence[ItemResult]) -> list[Difference]:
     return [msgspec.structs.replace(pair, adjusted_p=p) for pair, p in zip(found, adjusted, strict=True)]
 
 
-def _difference(
-    a: str, b: str, suite: str, language: str, of_a: Mapping[str, bool], of_b: Mapping[str, bool]
+def difference(
+    a: str, b: str, suite: str, language: str, of_a: Mapping[K, bool], of_b: Mapping[K, bool]
 ) -> Difference | None:
+    """Of two models by what each solved of the items that both answered, alone in its family of tests; None for no
+    such item."""
     common = of_a.keys() & of_b.keys()
     if not common:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,8 +32,11 @@ Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=40)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown fields are refused: a check that is spelled wrong must not silently check nothing."""
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """Unknown fields are refused: a check that is spelled wrong must not silently check nothing.
+
+    Defaults are left out of the canonical form, so that a field added later changes no hash of a suite without it.
+    """
 
 
 class Contains(_Strict, frozen=True):
@@ -147,7 +151,7 @@ class _Head(_Strict, frozen=True):
 
 
 class Suite(msgspec.Struct, frozen=True):
-    """`sha256`: of the file's bytes, so that results say exactly what was asked."""
+    """`sha256`: of the content, see `content_sha256`; it stands beside every result."""
 
     name: str
     language: Language
@@ -187,7 +191,19 @@ def decode(data: bytes, what: str) -> Suite:
         if item.id in seen:
             raise InvalidSuite(f"{what}: two items are called {item.id}; results could not be told apart")
         seen.add(item.id)
-    return Suite(head.suite, head.language, items, hashlib.sha256(data).hexdigest(), tuple(head.tools), head.about)
+    sha256 = content_sha256(head.suite, head.language, items, head.tools)
+    return Suite(head.suite, head.language, items, sha256, tuple(head.tools), head.about)
+
+
+def content_sha256(name: str, language: Language, items: Sequence[Item], tools: Sequence[Tool]) -> str:
+    """What is asked and how it is checked, as canonical JSON (keys sorted, no spaces, no defaults), hashed.
+
+    Results of two suites with one name compare only where this is the same. Comments and the form of the file are no
+    part of it, nor what decides no result: `about`, `license`, levels, tags, and the key (`answer`, `wrong`).
+    """
+    asked = [msgspec.structs.replace(item, level=3, tags=[], answer=None, wrong=[]) for item in items]
+    content = {"suite": name, "language": language, "items": asked, "tools": tools}
+    return hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
 
 
 def _item(raw: Any, number: int, what: str, tools: set[str]) -> Item:

@@ -24,7 +24,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from localfoundry.errors import DamagedResults, DiskError, DiskFull, UnknownRun
-from localfoundry.results.rows import CandidateRow, ItemRow, Kind, Run, SampleRow, Status, VoteRow
+from localfoundry.results.rows import CandidateRow, ItemRow, Judged, Kind, Run, SampleRow, Status, Timed, VoteRow
 from localfoundry.results.schema import STEPS
 
 FILE_NAME = "results.db"
@@ -33,6 +33,7 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _JSON_COLUMNS = ("machine", "protocol", "versions")
 
 R = TypeVar("R", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 def now() -> str:
@@ -174,8 +175,16 @@ class Results:
         rows = self._select("SELECT label, raw FROM sample WHERE run = ? ORDER BY rowid", run)
         return [(row["label"], row["raw"]) for row in rows]
 
+    def timed(self, run: str) -> list[Timed]:
+        """Times of the samples, in that order: raw texts are most of the file, and not read for them."""
+        return self._columns(Timed, "FROM sample WHERE run = ? ORDER BY rowid", run)
+
     def items(self, run: str) -> list[ItemRow]:
         return self._rows(ItemRow, "SELECT * FROM item WHERE run = ? ORDER BY rowid", run)
+
+    def judged(self, run: str) -> list[Judged]:
+        """Items that were checked, in the order of their answers, without raw texts."""
+        return self._columns(Judged, "FROM item WHERE run = ? AND passed IS NOT NULL ORDER BY rowid", run)
 
     def votes(self, run: str | None = None, rater: str | None = None, criterion: str | None = None) -> list[VoteRow]:
         """Votes in the order in which they were given; None means whichever."""
@@ -195,6 +204,14 @@ class Results:
 
     def _rows(self, kind: type[R], query: str, *values: object) -> list[R]:
         return [_convert(kind, row) for row in self._select(query, *values)]
+
+    def _columns(self, kind: type[R], query: str, *values: object) -> list[R]:
+        """Rows of a struct whose fields are columns, all converted in one step."""
+        try:
+            rows = self._db.execute(f"SELECT {', '.join(kind.__struct_fields__)} {query}", values).fetchall()
+        except sqlite3.Error as exc:
+            raise self._translated(exc) from exc
+        return _convert(list[kind], rows)  # type: ignore[valid-type]
 
     def _select(self, query: str, *values: object) -> list[dict[str, Any]]:
         try:
@@ -278,7 +295,7 @@ def _run(row: dict[str, Any]) -> Run:
         raise DiskError(f"run {row['id']} of the results cannot be read: {exc}") from exc
 
 
-def _convert(kind: type[R], row: dict[str, Any]) -> R:
+def _convert(kind: type[T], row: object) -> T:
     try:
         return msgspec.convert(row, kind, strict=False)  # SQLite has no booleans
     except msgspec.ValidationError as exc:

@@ -6,6 +6,7 @@ whoever recomputes them gets the same figures.
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -54,14 +55,21 @@ def distribution(values: Sequence[float]) -> Distribution:
 def median_interval(ordered: Sequence[float]) -> tuple[float, float] | None:
     """The order statistics between which the median lies in at least 95 % of cases; None under six values.
 
-    As many of n values lie below the median as n coins show heads, so the ranks are the binomial's.
+    As many of n values lie below the median as n coins show heads, so the ranks are the binomial's. Over 1,000 values
+    they are those of the normal approximation, off by one at most: at least 94.6 % there.
     """
     n = len(ordered)
-    if n > 1000:  # the normal approximation is off by less than a rank there
-        cut = math.floor(n / 2 - 1.959964 * math.sqrt(n) / 2)
-        return ordered[cut], ordered[n - 1 - cut]
+    cut = _left_out(n)
+    return (ordered[cut - 1], ordered[n - cut]) if cut else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _left_out(n: int) -> int:
+    """How many of n values lie outside on each side, the end of the interval among them."""
+    if n > 1000:
+        return math.floor(n / 2 - 1.959964 * math.sqrt(n) / 2) + 1
     below, cut = 0, 0
     while (below + math.comb(n, cut)) * 2 <= 0.05 * 2**n:
         below += math.comb(n, cut)
         cut += 1
-    return (ordered[cut - 1], ordered[n - cut]) if cut else None
+    return cut

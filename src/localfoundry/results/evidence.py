@@ -24,7 +24,8 @@ Source = Literal["measured here", "measured by others"]
 class Accuracy(msgspec.Struct, frozen=True):
     """Items of `task` (a suite) solved; where an item was tried in several runs, its latest try counts.
 
-    `runs` are the shared or local ids that it rests on.
+    `runs` are the shared or local ids that it rests on. `suite_sha256`: of the suite's content; a changed suite has one
+    of these for each content, and only those of equal content compare.
     """
 
     task: str
@@ -32,6 +33,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     share: Share
     source: Source
     runs: tuple[str, ...]
+    suite_sha256: str | None = None
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -124,19 +126,19 @@ def _is(candidate: Candidate, file_sha256: str | None, model_id: str | None) -> 
 
 
 def _accuracies(chosen: Iterable[tuple[SharedRun, Candidate]], task: str | None, source: Source) -> list[Accuracy]:
-    groups: dict[tuple[str, str], dict[str, tuple[bool, str]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, tuple[bool, str]]] = {}
     for run, candidate in sorted(chosen, key=lambda pair: (pair[0].started_at, pair[0].run)):
         for row in run.tasks:
             if row.label == candidate.label and task in (None, row.suite):
-                items = groups.setdefault((row.suite, row.language), {})
+                items = groups.setdefault((row.suite, row.language, row.suite_sha256 or ""), {})
                 items |= dict.fromkeys(row.passed, (True, run.id))
                 items |= dict.fromkeys(row.failed, (False, run.id))
     return [
         Accuracy(
             suite, language, share(sum(passed for passed, _ in items.values()), len(items)), source,
-            tuple(sorted({run for _, run in items.values()})),
+            tuple(sorted({run for _, run in items.values()})), content or None,
         )
-        for (suite, language), items in sorted(groups.items())
+        for (suite, language, content), items in sorted(groups.items())
         if items
     ]  # fmt: skip
 

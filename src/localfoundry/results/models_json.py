@@ -84,13 +84,17 @@ class Speed(_Strict, frozen=True):
 
 
 class Task(_Strict, frozen=True):
-    """Items of a suite that one candidate passed and failed; neither prompts nor answers are shared."""
+    """Items of a suite that one candidate passed and failed; neither prompts nor answers are shared.
+
+    `suite_sha256` is that of the suite's content: items of suites with one name and other contents never compare.
+    """
 
     label: Name
     suite: Name
     language: Name
     passed: Annotated[tuple[Name, ...], Meta(max_length=10_000)] = ()
     failed: Annotated[tuple[Name, ...], Meta(max_length=10_000)] = ()
+    suite_sha256: Sha256 | None = None
 
 
 class Vote(_Strict, frozen=True):

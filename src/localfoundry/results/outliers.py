@@ -65,9 +65,15 @@ def counted(runs: Iterable[SharedRun]) -> list[SharedRun]:
     revisions: dict[str, list[SharedRun]] = {}
     for run in runs:
         revisions.setdefault(run.run, []).append(run)
-    kept = [max(group, key=lambda run: (_rows(run).total(), run.id)) for group in revisions.values()]
-    whole = [run for run in kept if all(_continues(run, other) for other in revisions[run.run])]
-    return sorted(whole, key=lambda run: run.id)
+    kept = [revised for group in revisions.values() if (revised := _whole(group)) is not None]
+    return sorted(kept, key=lambda run: run.id)
+
+
+def _whole(group: Sequence[SharedRun]) -> SharedRun | None:
+    if len(group) == 1:
+        return group[0]
+    last = max(group, key=lambda run: (_rows(run).total(), run.id))
+    return last if all(_continues(last, other) for other in group) else None
 
 
 def _rows(run: SharedRun) -> Counter[object]:
@@ -79,9 +85,9 @@ def _rows(run: SharedRun) -> Counter[object]:
             measured: Distribution | None = getattr(row, metric)
             found.update((*place, metric, value) for value in (measured.values if measured else ()))
     for task in run.tasks:
-        place = task.label, task.suite, task.language, "passed"
-        found.update((*place, item) for item in task.passed)
-        found.update((*place[:3], "failed", item) for item in task.failed)
+        asked = task.label, task.suite, task.language, task.suite_sha256
+        found.update((*asked, "passed", item) for item in task.passed)
+        found.update((*asked, "failed", item) for item in task.failed)
     return found
 
 

@@ -84,7 +84,10 @@ class SampleRow(msgspec.Struct, frozen=True):
 
 
 class ItemRow(msgspec.Struct, frozen=True):
-    """One answer to an item of a suite, checked. `passed` is None where it could not be judged."""
+    """One answer to an item of a suite, checked. `passed` is None where it could not be judged.
+
+    `suite_sha256`: of the suite's content; None where it has none, or was not kept then.
+    """
 
     run: str
     label: str
@@ -93,6 +96,34 @@ class ItemRow(msgspec.Struct, frozen=True):
     language: str
     passed: bool | None
     raw: str
+    suite_sha256: str | None = None
+
+
+class Timed(msgspec.Struct, frozen=True, array_like=True):
+    """Of a sample what its times are made of, without the raw text. Fields are columns, in the order of reading."""
+
+    label: str
+    scenario: str
+    language: str
+    load: str
+    ok: bool
+    ttft_s: float | None
+    ttfa_s: float | None
+    itl_s: float | None
+    latency_s: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Judged(msgspec.Struct, frozen=True, array_like=True):
+    """Of an item whether it was passed, without the raw text. Fields are columns, in the order of reading."""
+
+    label: str
+    suite: str
+    language: str
+    item: str
+    passed: bool
+    suite_sha256: str | None
 
 
 class VoteRow(msgspec.Struct, frozen=True):

@@ -35,4 +35,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
         )""",
         "CREATE INDEX vote_run ON vote (run)",
     ),
+    # What an item belonged to; and everything that evidence is made of in indexes of its own, as raw texts are nine
+    # tenths of the file.
+    (
+        "ALTER TABLE item ADD COLUMN suite_sha256 TEXT",
+        """CREATE INDEX sample_timed ON sample (
+            run, label, scenario, language, load, ok, ttft_s, ttfa_s, itl_s, latency_s, prompt_tokens, completion_tokens
+        )""",
+        "CREATE INDEX item_judged ON item (run, label, suite, language, item, passed, suite_sha256)",
+    ),
 )

@@ -5,6 +5,7 @@ Left out are prompts and answers, which may be private, the name given to a base
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -12,7 +13,7 @@ from typing import Any, get_args
 from localfoundry.results.db import Results
 from localfoundry.results.distribution import Distribution, distribution
 from localfoundry.results.models_json import VERSION, Candidate, Document, Fact, SharedRun, Speed, Task, Vote, addressed
-from localfoundry.results.rows import CandidateRow, ItemRow, Run, SampleRow, VoteRow
+from localfoundry.results.rows import CandidateRow, Judged, Run, Timed, VoteRow
 from localfoundry.results.secrets_in import cleaned
 
 _KINDS = ("bench", "eval", "rating")
@@ -42,8 +43,8 @@ def _run(results: Results, run: Run, by: str | None, anonymous: bool) -> SharedR
             protocol=facts(run.protocol),
             versions=facts(run.versions),
             candidates=tuple(_candidate(row) for row in candidates),
-            speed=tuple(_speeds(results.samples(run.id))),
-            tasks=tuple(_tasks(results.items(run.id))),
+            speed=tuple(_speeds(results.timed(run.id))),
+            tasks=tuple(_tasks(results.judged(run.id))),
             votes=tuple(_vote(row, anonymous) for row in results.votes(run.id)),
             passed_on_by=(_name(by),) if by else (),
         )
@@ -91,8 +92,8 @@ def _candidate(row: CandidateRow) -> Candidate:
     )
 
 
-def _speeds(rows: Sequence[SampleRow]) -> Iterable[Speed]:
-    groups: dict[tuple[str, str, str, str], list[SampleRow]] = {}
+def _speeds(rows: Sequence[Timed]) -> Iterable[Speed]:
+    groups: dict[tuple[str, str, str, str], list[Timed]] = {}
     for row in rows:
         groups.setdefault((row.label, row.scenario, row.language, row.load), []).append(row)
     for (label, scenario, language, load), group in sorted(groups.items()):
@@ -118,14 +119,13 @@ def _distribution(values: Iterable[float | None]) -> Distribution | None:
     return distribution(there) if there else None
 
 
-def _tasks(rows: Sequence[ItemRow]) -> Iterable[Task]:
-    groups: dict[tuple[str, str, str], list[ItemRow]] = {}
+def _tasks(rows: Sequence[Judged]) -> Iterable[Task]:
+    groups: dict[tuple[str, str, str, str], list[Judged]] = {}
     for row in rows:
-        if row.passed is not None:
-            groups.setdefault((row.label, row.suite, row.language), []).append(row)
-    for (label, suite, language), group in sorted(groups.items()):
+        groups.setdefault((row.label, row.suite, row.language, row.suite_sha256 or ""), []).append(row)
+    for (label, suite, language, content), group in sorted(groups.items()):
         passed, failed = (sorted(_name(row.item) for row in group if row.passed is kind) for kind in (True, False))
-        yield Task(_name(label), _name(suite), _name(language) or "-", tuple(passed), tuple(failed))
+        yield Task(_name(label), _name(suite), _name(language) or "-", tuple(passed), tuple(failed), content or None)
 
 
 def _vote(row: VoteRow, anonymous: bool) -> Vote:
@@ -138,6 +138,7 @@ def _vote(row: VoteRow, anonymous: bool) -> Vote:
     return Vote(_name(rater), _name(row.criterion), _name(row.suite), _name(row.item), a, b, first, choice)
 
 
+@functools.lru_cache(maxsize=4096)  # items and labels come again with every run
 def _name(text: Any) -> Any:
     """As it may leave this machine: a label can be the path of a file. None stays None."""
     return None if text is None else cleaned(text)[:_LONGEST_NAME]
