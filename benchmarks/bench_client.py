@@ -21,10 +21,11 @@ from typing import Any
 from token_clock import Clock, running
 
 from localfoundry.bench import stats
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.run import measure
+from localfoundry.chat.target import Target
 
 STREAMS = 48
 CORE_GOAL, ADDED_GOAL_S = 0.5, 0.001

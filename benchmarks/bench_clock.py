@@ -16,11 +16,12 @@ import uvloop
 from token_clock import Clock, running
 
 from localfoundry.bench import figures
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.run import measure
 from localfoundry.bench.slo import Slo
+from localfoundry.chat.target import Target
 
 LEVELS = (1, 2, 4, 8, 16, 32)
 GOAL = 0.02

@@ -13,12 +13,13 @@ import pytest
 from bench import virtual_time
 from bench.clock_server import ClockServer, Script
 from localfoundry.bench import figures
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.figures import Cell
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.run import measure
 from localfoundry.bench.slo import Slo
+from localfoundry.chat.target import Target
 
 TWO_PERCENT = 0.02
 LEVELS = (1, 2, 4, 8, 16, 32)

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 from bench.clock_server import ClockServer, Script
-from localfoundry.bench import history
-from localfoundry.bench import run as bench_run
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench import energy, history
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.energy import Meter
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.record import Protocol, Recorder, plain
 from localfoundry.bench.request import Sample
 from localfoundry.bench.run import Watch, measure
+from localfoundry.chat.target import Target
 from localfoundry.cli.bench_check import TOO_NOISY, WORSE, verdict
 from localfoundry.errors import DiskError
 from localfoundry.results.db import Results
@@ -147,7 +147,7 @@ def test_a_failure_now_is_worse_whatever_was_measured_before_it() -> None:
 
 
 async def test_energy_of_a_round_is_shared_by_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_run, "IDLE_S", 0)
+    monkeypatch.setattr(energy, "IDLE_S", 0)
 
     class Counter:
         name = "RAPL"

@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.plan import Condition, Plan, rounds_of
 from localfoundry.bench.request import Sample
 from localfoundry.bench.scenarios import SCENARIOS
 from localfoundry.bench.slo import Slo, parse_slo
+from localfoundry.chat.target import Target
 from localfoundry.errors import InvalidRequest
 from localfoundry.prompts import file
 from localfoundry.prompts.file import MAX_PROMPTS

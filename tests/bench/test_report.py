@@ -10,11 +10,12 @@ import pytest
 from bench.clock_server import ClockServer, Script
 from localfoundry import __version__
 from localfoundry.bench import block, figures, report
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.outcome import Measurement, Outcome
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.request import Sample
 from localfoundry.bench.run import measure
+from localfoundry.chat.target import Target
 
 STEADY = (1.0, 1.01, 0.99, 1.02, 0.98)
 

@@ -12,12 +12,14 @@ import msgspec
 import pytest
 
 from bench.clock_server import ClockServer, Script
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench import report
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.outcome import Measurement, Outcome
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.prompts import prompt
 from localfoundry.bench.request import Sample
 from localfoundry.bench.run import Watch, measure
+from localfoundry.chat.target import Target
 from localfoundry.errors import InvalidRequest, LoadFailed
 
 DEADLINE_S = 60
@@ -228,6 +230,32 @@ async def test_models_are_loaded_once_each_and_a_load_that_fails_spares_the_othe
     assert [outcome.load_s for outcome in result.outcomes] == [1.25, 1.25, None]
     assert [outcome.error for outcome in result.outcomes] == [None, None, "the engine refused the file"]
     assert server.of("broken") == []
+
+
+async def test_what_has_no_memory_beside_the_others_is_measured_after_them_and_loaded_for_it_once() -> None:
+    """In turns it would be loaded anew for every request, and each load was in the times of an answer."""
+    loads: list[str] = []
+
+    async def load(candidate: Candidate) -> float | None:
+        loads.append(candidate.model)
+        return 0.5
+
+    async def resident() -> set[str]:
+        return {loads[-1]}
+
+    async with ClockServer({"a": Script(), "b": Script(), "c": Script()}).running() as server:
+        async with asyncio.timeout(DEADLINE_S):
+            listed = [
+                Candidate("a", "a"), Candidate("a long", "a", max_tokens=9), Candidate("far", "c", endpoint=server.url),
+                Candidate("b", "b"),
+            ]  # fmt: skip
+            result = await measure(Target(server.url), listed, load, resident=resident, plan=Plan(rounds=2))
+    assert loads == ["a", "b", "a"]
+    assert [outcome.apart for outcome in result.outcomes] == [True, True, False, False]
+    assert [len(outcome.good) for outcome in result.outcomes] == [2] * 4
+    assert [record.body["model"] for record in server.records] == ["c", "b"] * 3 + ["a", "a"] * 3
+    notes = [row[-1] for row in report.table(result).rows]
+    assert ["no memory beside them" in note for note in notes] == [True, True, False, False]
 
 
 async def test_a_cancellation_keeps_what_was_measured() -> None:

@@ -94,7 +94,7 @@ async def test_endpoints_stand_beside_each_other_with_their_costs_and_no_key_is_
             "--set", "max_tokens=null", SOME_KEY=KEY,
         )  # fmt: skip
         assert found.code == 0, found.err
-        assert {record.authorization for record in server.records} == {f"bearer {KEY}"}
+        assert {record.authorization for record in server.records} == {f"Bearer {KEY}"}
         assert all("max_tokens" not in record.body for record in server.records)
     assert "cheap@127.0.0.1" in found.out
     assert "Cost/1,000 USD" in found.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +14,10 @@ import psutil
 from bench.clock_server import ClockServer, Script
 from harness import Foundry
 from localfoundry import config
+from localfoundry.bench.candidates import Candidate
+from localfoundry.cli.bench_local import Loaded
+from localfoundry.cli.compare_services import Services
+from localfoundry.errors import InsufficientMemory
 from localfoundry.results.db import Results
 
 QUICK = ("--rounds", "3", "--max-tokens", "12")
@@ -88,6 +93,64 @@ def test_a_candidate_that_fails_is_a_row_and_the_others_are_compared(
     done = foundry.ok("compare", "one", "broken", "two", *QUICK)
     assert "broken:            failed:" in done.out
     assert "Recommendation for development: one: of 2 measured" in done.out
+
+
+def test_models_that_do_not_fit_together_are_compared_one_after_the_other(
+    foundry: Foundry, fake_model: Callable[..., str]
+) -> None:
+    """In turns each request loaded its model anew, and the seconds of that were told as the time of an answer."""
+    most = int(psutil.virtual_memory().available * 0.6)
+    for name in ("first", "second"):
+        fake_model(name, memory_bytes=most, takes_bytes=most, tokens_per_second=400)
+    done = foundry.ok("compare", "first", "second", *QUICK, "--eval", "--items", "2", "--json")
+    assert "was measured after the others and not in turns" in done.err
+    assert [row["rounds"] for row in done.json["results"]] == [3, 3]
+    log = (config.load().home / "logs" / "service.log").read_text()
+    assert log.count("INFO localfoundry.service.service: loaded ") <= 5, "two to try, one to measure, two for the items"
+    with Results(config.load().home / "results.db") as results:
+        bench, asked = (results.run(run["id"]) for run in done.json["runs"])
+        labels = [row.label for row in results.samples(bench.id)]
+        items = [(row.label, json.loads(row.raw)["error"]) for row in results.items(asked.id)]
+    assert labels == ["second"] * 3 + ["first"] * 3
+    assert sorted(items) == [("first", None)] * 2 + [("second", None)] * 2
+    assert items[0][0] == items[1][0], "and so are items"
+
+
+async def test_another_services_models_go_where_one_has_no_room() -> None:
+    """Each setting of a model has a service of its own, and none can unload what another one holds."""
+    loads: list[str] = []
+
+    class Held(Loaded):
+        def __init__(self, name: str, others: list[Held]) -> None:
+            self.name, self.others = name, others
+            self.accounts = {}
+            others.append(self)
+
+        async def load(self, candidate: Candidate) -> float:
+            await self.ready(candidate, retain=False)
+            return 1.0
+
+        async def ready(self, candidate: Candidate, *, retain: bool) -> None:
+            if any(other.accounts for other in self.others if other is not self):
+                raise InsufficientMemory("it does not fit")
+            loads.append(self.name)
+            self.accounts[candidate.model] = {"id": candidate.model}
+
+        async def resident(self) -> set[str]:
+            return set(self.accounts)
+
+        async def unload(self) -> None:
+            self.accounts.clear()
+
+    every: list[Held] = []
+    services = Services({"m": Held("usual", every), "m@ctx=512": Held("own", every)}, {"m": "m", "m@ctx=512": "m"})
+    usual, own = Candidate("m", "m"), Candidate("m@ctx=512", "m", settings={"context": 512})
+    await services.load(usual)
+    assert await services.load(own) == 1.0
+    assert await services.resident() == {"m@ctx=512"}
+    await services.ready(usual, alone=True)
+    assert await services.resident() == {"m"}
+    assert loads == ["usual", "own", "usual"]
 
 
 async def test_an_endpoint_stands_in_the_same_table_with_its_costs(

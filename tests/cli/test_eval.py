@@ -16,6 +16,8 @@ import pytest
 
 from harness import Foundry, wait_until
 from localfoundry import config
+from localfoundry.bench import energy
+from localfoundry.cli import eval_run, main
 from localfoundry.instance import ServiceState
 from localfoundry.results import evidence
 from localfoundry.results.db import FILE_NAME, Results
@@ -70,6 +72,32 @@ def test_twins_show_no_difference_and_json_holds_everything(
     assert not document["interrupted"]
 
 
+class Steps:
+    """10 J more at each reading."""
+
+    name = "RAPL"
+    readings = 0
+
+    def joules(self) -> float:
+        self.readings += 1
+        return 10.0 * self.readings
+
+
+@pytest.mark.usefixtures("service")
+def test_energy_is_read_around_each_item_and_told_per_solved_task(
+    fake_model: Callable[..., str], isolated: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(energy, "IDLE_S", 0)
+    monkeypatch.setattr(eval_run, "open_meter", lambda clock: energy.Meter([Steps()], lambda: 0.0))
+    model = fake_model("right", echo=True)
+    assert main.run(["eval", model, "--suite", suite_of(isolated), "--items", "3"]) == 0
+    assert [result["energy_j"] for result in results_of(isolated)] == [10, 10, 10]
+    (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("mine "))
+    assert (row[3], row[-1]) == ("3/3", "10"), "s per solved stands before it"
+    with Results(isolated / "foundry" / FILE_NAME) as results:
+        assert results.runs("eval")[-1].protocol["energy"] == "RAPL"
+
+
 def test_a_model_that_cannot_be_loaded_is_told_and_spares_the_others(
     foundry: Foundry, fake_model: Callable[..., str], isolated: Path
 ) -> None:
@@ -85,11 +113,13 @@ def test_any_endpoint_can_be_asked(foundry: Foundry, fake_model: Callable[..., s
                                    service: ServiceState) -> None:  # fmt: skip
     model = fake_model("right", echo=True)
     file = suite_of(isolated)
-    done = foundry.ok("eval", model, "--suite", file, "--endpoint", f"{service.url}/v1", "--items", "3")
-    assert " 3/3 " in done.out
-    refused = foundry("eval", model, "--suite", file, "--endpoint", service.url, "--api-key-env", "NO_SUCH_KEY")
+    there = ("--endpoint", f"{service.url}/v1", "--model", model)
+    done = foundry.ok("eval", "--suite", file, *there, "--label", "there", "--items", "3")
+    assert " 3/3 " in done.out and " there " in done.out
+    refused = foundry("eval", "--suite", file, *there, "--api-key-env", "NO_SUCH_KEY")
     assert refused.code == 2
-    assert "NO_SUCH_KEY is not set" in refused.err
+    assert "NO_SUCH_KEY, for the key of 127.0.0.1, is not set" in refused.err
+    assert "export NO_SUCH_KEY=" in refused.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
@@ -123,8 +153,11 @@ def test_ctrl_c_keeps_what_was_measured_and_resume_goes_on(
 def test_a_killed_run_keeps_every_item_and_goes_on(
     foundry: Foundry, fake_model: Callable[..., str], isolated: Path
 ) -> None:
+    """The kill comes when the machine lets it; the third answer (i4) takes five minutes, and never comes before it."""
     slow = fake_model("slow", echo=True, tokens_per_second=10)
-    line = ["eval", slow, "--suite", suite_of(isolated, max_tokens=3), "--items", "6"]
+    file = Path(suite_of(isolated))
+    file.write_text(file.read_text().replace("say 4, max_tokens: 1", "say 4, max_tokens: 3000"))
+    line = ["eval", slow, "--suite", str(file), "--items", "6", "--timeout", "600"]
     process = subprocess.Popen([foundry.executable, *line], env=dict(os.environ), stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: len(results_of(isolated)) >= 2, 60, "no items were asked")
@@ -132,7 +165,10 @@ def test_a_killed_run_keeps_every_item_and_goes_on(
         process.kill()
         process.wait()
     before = results_of(isolated)
-    assert 2 <= len(before) < 6
+    assert [result["item"] for result in before] == ["i0", "i2"]
+    foundry.ok("model", "unload", slow, "--force")
+    foundry.ok("cache", "remove", slow, "--yes")
+    fake_model("slow", echo=True, tokens_per_second=100_000)
     document = foundry.ok(*line, "--resume", "--json").json
     assert document["results"][: len(before)] == before and len(document["results"]) == 6
     with Results(isolated / "foundry" / FILE_NAME) as results:

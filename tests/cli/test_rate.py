@@ -177,7 +177,10 @@ def test_a_judge_behind_a_dead_address_is_an_error_and_its_key_is_told_nowhere(
 ) -> None:
     run, a, b = answered
     line = ["rate", a, b, "--run", run, "--judge", "gpt", "--judge-endpoint", "http://127.0.0.1:9/v1"]
-    assert "the environment has no JUDGE_KEY" in foundry(*line, "--judge-key-env", "JUDGE_KEY").err
+    assert (
+        "the environment variable JUDGE_KEY, for the key of 127.0.0.1, is not set"
+        in foundry(*line, "--judge-key-env", "JUDGE_KEY").err
+    )
     failed = foundry(*line, "--judge-key-env", "JUDGE_KEY", env={"JUDGE_KEY": "sk-topsecret"})
     assert failed.code == 5
     assert "the judge gpt cannot be asked" in failed.err

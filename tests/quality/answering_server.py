@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from chat_server import ChatServer, Request, begin, delta, end, event, raw, refuse
 
 
 @dataclass(frozen=True)
 class Say:
-    """One answer. `hang`: after the text nothing more comes; `cut`: the connection is dropped after it."""
+    """One answer. `hang`: after the text nothing more comes; `cut`: the connection is dropped after it.
+
+    `page`: HTML instead of an answer, with the status. `location`: where a redirect leads. `model`: who says it.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -23,62 +27,51 @@ class Say:
     hang: bool = False
     cut: bool = False
     usage: bool = True
+    page: str | None = None
+    location: str | None = None
+    model: str | None = None
 
 
-class AnsweringServer:
-    def __init__(self, answer: Callable[[dict[str, Any]], Say]) -> None:
-        self.answer = answer
-        self.bodies: list[dict[str, Any]] = []
-        self.headers: list[str] = []
-        self.url = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+def parrot(body: dict[str, Any]) -> Say:
+    """Right answers to items whose prompt is `say ANSWER`."""
+    return Say(body["messages"][-1]["content"].removeprefix("say "))
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[AnsweringServer]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length = next(int(h[15:]) for h in head.lower().split("\r\n") if h.startswith("content-length:"))
-                body = json.loads(await reader.readexactly(length))
-                self.bodies.append(body)
-                self.headers.append(head)
-                await self._say(writer, self.answer(body))
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+class AnsweringServer(ChatServer):
+    def __init__(self, say: Callable[[dict[str, Any]], Say]) -> None:
+        super().__init__()
+        self.say = say
+        self.requests: list[Request] = []
 
-    async def _say(self, writer: asyncio.StreamWriter, say: Say) -> None:
-        if say.status != 200:
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [request.body for request in self.requests]
+
+    async def answer(self, writer: asyncio.StreamWriter, request: Request) -> None:
+        self.requests.append(request)
+        say = self.say(request.body)
+        if say.page is not None:
+            refuse(writer, say.status, say.page, content_type="text/html; charset=utf-8")
+        elif say.status != 200:
+            told = {"retry_after": say.retry_after, "location": say.location}
             text = json.dumps({"error": {"message": say.error or "no", "code": "refused"}})
-            later = f"retry-after: {say.retry_after}\r\n" if say.retry_after else ""
-            writer.write(f"HTTP/1.1 {say.status} No\r\n{later}content-length: {len(text)}\r\n\r\n{text}".encode())
-            await writer.drain()
-            return
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            refuse(writer, say.status, text, **{name: value for name, value in told.items() if value is not None})
+        else:
+            await self._stream(writer, say)
+        await writer.drain()
+
+    async def _stream(self, writer: asyncio.StreamWriter, say: Say) -> None:
+        begin(writer)
+        if say.model:
+            event(writer, {"model": say.model, "choices": []})
         if say.reasoning:
-            _event(writer, _delta(reasoning_content=say.reasoning))
+            delta(writer, reasoning_content=say.reasoning)
         for start in range(0, len(say.text), 7):
-            _event(writer, _delta(content=say.text[start : start + 7]))
+            delta(writer, content=say.text[start : start + 7])
         for index, (name, arguments) in enumerate(say.calls):
-            _event(writer, _delta(tool_calls=[{"index": index, "id": f"c{index}", "function": {"name": name}}]))
+            delta(writer, tool_calls=[{"index": index, "id": f"c{index}", "function": {"name": name}}])
             for part in (arguments[:3], arguments[3:]):
-                _event(writer, _delta(tool_calls=[{"index": index, "function": {"arguments": part}}]))
+                delta(writer, tool_calls=[{"index": index, "function": {"arguments": part}}])
         await writer.drain()
         if say.hang:
             await asyncio.Event().wait()
@@ -86,22 +79,9 @@ class AnsweringServer:
             writer.transport.abort()
             raise ConnectionResetError
         if say.error:
-            _event(writer, {"error": {"message": say.error}})
-        _event(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            event(writer, {"error": {"message": say.error}})
+        delta(writer, finish_reason="stop")
         if say.usage:
-            _event(writer, {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 5}})
-        _raw(writer, b"data: [DONE]\n\n")
-        writer.write(b"0\r\n\r\n")
-        await writer.drain()
-
-
-def _delta(**delta: object) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
-
-
-def _event(writer: asyncio.StreamWriter, payload: dict[str, Any]) -> None:
-    _raw(writer, b"data: " + json.dumps(payload).encode() + b"\n\n")
-
-
-def _raw(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            event(writer, {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 5}})
+        raw(writer, b"data: [DONE]\n\n")
+        end(writer)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localfoundry.quality import ranking
+from localfoundry.quality import davidson, ranking
 from localfoundry.quality.agreement import kappa
 from localfoundry.quality.ranking import Choice, Duel, Ranking, critical, rank, votes_needed
 from localfoundry.quality.solve import solve
@@ -203,7 +203,7 @@ def test_ten_models_are_ranked_in_a_few_thousand_steps(monkeypatch: pytest.Monke
         steps += 1
         return solve(*arguments)
 
-    monkeypatch.setattr(ranking, "solve", counting)
+    monkeypatch.setattr(davidson, "solve", counting)
     found = rank(_simulated({f"m{n}": 0.4 * n for n in range(10)}, 10, seed=2))
     assert len(found.strengths) == 10
     assert len(found.differences) == 45

@@ -11,16 +11,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from localfoundry.bench.energy import open_meter
+from localfoundry.chat.target import Target
 from localfoundry.errors import InvalidRequest
 from localfoundry.quality import suite
-from localfoundry.quality.ask import Endpoint
+from localfoundry.quality.ask import Endpoint, Metered, Route, Routed
 from localfoundry.quality.record import Record
 from localfoundry.quality.results import ItemResult, Plan, Protocol, SuiteRun, latest, read_items
 from localfoundry.quality.run import GIVE_UP_AFTER, Group, evaluate
+from localfoundry.quality.score import scores
 from localfoundry.quality.suite import Suite
 from localfoundry.results.db import FILE_NAME, Results, now
 from localfoundry.results.rows import CandidateRow, Run, new_id
-from quality.answering_server import AnsweringServer, Say
+from quality.answering_server import AnsweringServer, Say, parrot
 
 DEADLINE_S = 60
 SUITE = """
@@ -52,10 +55,6 @@ class Kept:
         self.results.append(result)
 
 
-def parrot(body: dict[str, Any]) -> Say:
-    return Say(body["messages"][-1]["content"].removeprefix("say "))
-
-
 async def asked(
     answer: Callable[[dict[str, Any]], Say],
     *models: str,
@@ -68,7 +67,7 @@ async def asked(
     async with (
         server.running(),
         asyncio.timeout(DEADLINE_S),
-        Endpoint(f"{server.url}/v1/", {"Authorization": "Bearer k"}, timeout_s=timeout_s) as endpoint,
+        Endpoint(Target(f"{server.url}/v1/", secret="k"), timeout_s) as endpoint,
     ):
         cut = await evaluate(endpoint, plan_of(*models, given=chosen), [chosen], [Group(models)], kept, done=done)
     assert not cut
@@ -85,7 +84,7 @@ async def test_items_are_asked_in_turns_and_all_models_are_asked_the_same() -> N
     assert a == b
     assert {(body["temperature"], body["seed"], body["max_tokens"], body["stream"]) for body in a} == {(0, 42, 9, True)}
     assert "tools" not in a[0]
-    assert "Bearer k" in server.headers[0]
+    assert server.requests[0].headers["authorization"] == "Bearer k"
 
 
 async def test_a_wrong_answer_keeps_its_reasons_and_its_text() -> None:
@@ -166,7 +165,7 @@ async def test_no_server_is_an_error_of_each_item() -> None:
     async with server.running():
         url = server.url
     kept = Kept()
-    async with Endpoint(url) as endpoint:
+    async with Endpoint(Target(url)) as endpoint:
         await evaluate(endpoint, plan_of("a"), [mine()], [Group(("a",))], kept)
     assert len(kept.results) == 6
     assert all(r.error for r in kept.results)
@@ -182,7 +181,7 @@ async def test_a_model_that_cannot_be_loaded_is_not_asked() -> None:
         return {"b": "it could not be loaded: too large"}
 
     kept, server = Kept(), AnsweringServer(parrot)
-    async with server.running(), Endpoint(server.url) as endpoint:
+    async with server.running(), Endpoint(Target(server.url)) as endpoint:
         groups = [Group(("a",)), Group(("b",), prepare)]
         await evaluate(endpoint, plan_of("a", "b"), [mine()], groups, kept)
     assert [r.passed for r in kept.results] == [True] * 6 + [False] * 6
@@ -211,7 +210,7 @@ async def test_a_cancelled_run_keeps_what_it_has_and_goes_on_later(tmp_path: Pat
             if count == stop_after:
                 task.cancel()
 
-        async with Endpoint(server.url) as endpoint:
+        async with Endpoint(Target(server.url)) as endpoint:
             return await evaluate(endpoint, plan, [mine()], [Group(("a",))], record, done=record.done, on_result=told)
 
     async with server.running(), asyncio.timeout(DEADLINE_S):
@@ -260,7 +259,63 @@ def test_a_file_that_fails_on_the_way_costs_the_rest_its_place_and_not_the_run(t
         assert record.problem is not None and not record.kept
 
 
+def counted(folder: Path, energy_uj: int) -> None:
+    zone = folder / "intel-rapl:0"
+    zone.mkdir(exist_ok=True)
+    for name, text in (("name", "package-0"), ("energy_uj", str(energy_uj)), ("max_energy_range_uj", "262143328850")):
+        (zone / name).write_text(text)
+
+
+async def test_energy_of_each_item_is_read_less_idle_and_counted_per_solved_task(tmp_path: Path) -> None:
+    """A tree of counters as recorded: 5 J for each answer, which takes 1 s, and 2 W all the time."""
+    now_s, spent_uj = 0.0, 0
+
+    def passes(seconds: float, uj: int) -> None:
+        nonlocal now_s, spent_uj
+        now_s, spent_uj = now_s + seconds, spent_uj + uj + int(seconds * 2e6)
+        counted(tmp_path, spent_uj)
+
+    def say(body: dict[str, Any]) -> Say:
+        passes(1, 5_000_000)
+        return parrot(body) if body["messages"][-1]["content"] in ("say 0", "say 1") else Say("x")
+
+    counted(tmp_path, 0)
+    meter = open_meter(lambda: now_s, tmp_path)
+    before = meter.read()
+    passes(4, 0)
+    meter.note_idle(before, meter.read())
+    kept, server = Kept(), AnsweringServer(say)
+    async with server.running(), Endpoint(Target(server.url)) as endpoint:
+        asked = Routed({"a": Route(Metered(endpoint, meter), "a"), "far": Route(endpoint, "far", remote=True)})
+        await evaluate(asked, plan_of("a", "far"), [mine()], [Group(("a", "far"))], kept)
+    assert [r.energy_j for r in kept.results if r.model == "a"] == [pytest.approx(5)] * 6
+    assert [r.energy_j for r in kept.results if r.model == "far"] == [None] * 6
+    own, far = scores(kept.results)
+    assert own.joules_per_solved == pytest.approx(6 * 5 / 2), "failures cost too"
+    assert own.seconds_per_solved == pytest.approx(sum(r.seconds for r in kept.results if r.model == "a") / 2)
+    assert far.joules_per_solved is None
+
+
+async def test_what_was_not_asked_took_no_energy(tmp_path: Path) -> None:
+    """A model that is given up still has its joules per solved task, of all that was asked."""
+    counted(tmp_path, 0)
+    answers = 0
+
+    def say(body: dict[str, Any]) -> Say:
+        nonlocal answers
+        answers += 1
+        counted(tmp_path, answers * 3_000_000)
+        return parrot(body) if answers == 1 else Say(status=401)
+
+    meter = open_meter(lambda: 0.0, tmp_path)
+    kept, server = Kept(), AnsweringServer(say)
+    async with server.running(), Endpoint(Target(server.url)) as endpoint:
+        await evaluate(Metered(endpoint, meter), plan_of("a"), [mine()], [Group(("a",))], kept)
+    assert [r.energy_j for r in kept.results] == [3, 3, 0, 0, 0, 0]
+    assert scores(kept.results)[0].joules_per_solved == 6
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="not an http address"):
-        Endpoint(url)
+        Endpoint(Target(url))

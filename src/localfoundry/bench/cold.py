@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.outcome import Measurement, Outcome
 from localfoundry.bench.plan import COLD_START, SWITCH, Condition
 from localfoundry.bench.request import Sample, ask
 from localfoundry.bench.run import Watch
+from localfoundry.chat.target import Target
 from localfoundry.errors import FoundryError
 
 

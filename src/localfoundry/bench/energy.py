@@ -7,6 +7,7 @@ On most systems only root may read RAPL; the kernel closed it to others because 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 POWERCAP = Path("/sys/class/powercap")
 UNAVAILABLE = "unavailable"
+IDLE_S = 2.0  # how long the idle machine's energy is measured
 
 
 class Counter(Protocol):
@@ -113,8 +115,15 @@ class Meter:
             self._counters = []
             return None
 
+    async def learn_idle(self) -> None:
+        """What the machine takes while nothing is asked of it, over `IDLE_S`; at once where there is no counter."""
+        before = self.read()
+        if before is not None:
+            await asyncio.sleep(IDLE_S)
+            self.note_idle(before, self.read())
+
     def note_idle(self, before: tuple[float, float] | None, after: tuple[float, float] | None) -> None:
-        """What the machine takes while nothing is asked of it, from two readings."""
+        """The same, from two readings."""
         if before and after and after[0] > before[0]:
             self._idle_w = (after[1] - before[1]) / (after[0] - before[0])
 

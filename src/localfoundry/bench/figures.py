@@ -43,6 +43,7 @@ class Cell(msgspec.Struct):
     error: str | None = None
     load_s: float | None = None
     saturated: str | None = None
+    apart: bool = False
 
     @property
     def label(self) -> str:
@@ -211,8 +212,11 @@ def cells(plan: Plan, outcomes: Sequence[Outcome]) -> list[Cell]:
             mine = [s for s in outcome.samples if _under(s, condition) and s.round]
             error = outcome.failed.get(condition.key) or outcome.error
             found.append(
-                Cell(outcome.candidate, condition, mine, error, outcome.load_s, _end(plan, outcome, condition))
-            )
+                Cell(
+                    outcome.candidate, condition, mine, error, outcome.load_s, _end(plan, outcome, condition),
+                    outcome.apart,
+                )
+            )  # fmt: skip
     return found
 
 

@@ -52,8 +52,9 @@ def read(results: Results, run: Run) -> Measurement:
     for candidate in known.candidates:
         seen = known.seen.get(candidate.label, Seen())
         outcomes[candidate.label] = Outcome(
-            candidate, seen.load_s, [], seen.error, seen.failed, seen.saturated, seen.peak_bytes, seen.memory
-        )
+            candidate, seen.load_s, [], seen.error, seen.failed, seen.saturated, seen.peak_bytes, seen.memory,
+            seen.apart,
+        )  # fmt: skip
     decoder = msgspec.json.Decoder(Sample)
     for label, raw in results.raw_samples(run.id):
         try:

@@ -15,6 +15,7 @@ class Outcome(msgspec.Struct):
 
     `failed` is why single conditions were given up, by their key; `saturated` in which words a sweep ended, by the key
     of the first level that brought no more. `peak_bytes`: the worker's largest private memory seen between requests.
+    `apart`: it was measured after the others and not in turns with them, for want of memory beside them.
     """
 
     candidate: Candidate
@@ -25,6 +26,7 @@ class Outcome(msgspec.Struct):
     saturated: dict[str, str] = {}
     peak_bytes: int | None = None
     memory: dict[str, int] = {}
+    apart: bool = False
 
     @property
     def good(self) -> list[Sample]:

@@ -40,12 +40,13 @@ class Seen(msgspec.Struct, frozen=True):
     saturated: dict[str, str] = {}
     peak_bytes: int | None = None
     memory: dict[str, int] = {}
+    apart: bool = False
 
 
 def protocol(result: Measurement) -> Protocol:
     """Everything of a measurement that is not a sample."""
     seen = {
-        o.candidate.label: Seen(o.load_s, o.error, o.failed, o.saturated, o.peak_bytes, o.memory)
+        o.candidate.label: Seen(o.load_s, o.error, o.failed, o.saturated, o.peak_bytes, o.memory, o.apart)
         for o in result.outcomes
     }
     return Protocol(result.plan, tuple(o.candidate for o in result.outcomes), seen, result.energy, result.idle_w)

@@ -191,6 +191,7 @@ def _note(cell: Cell) -> str:
         "too noisy to conclude: " + ", ".join(noisy) if noisy and not cell.error else "",
         cell.saturated or "",
         f"{cell.late} sent late" if cell.late else "",
+        "after the others, not in turns: no memory beside them" if cell.apart else "",
     ]
     return "; ".join(note for note in notes if note)
 

@@ -2,8 +2,7 @@
 
 Order of events: each model is loaded once and timed; then stage by stage, in each stage one warm-up of every condition
 that is thrown away, then the rounds, interleaved over conditions and candidates (A B C A B C), so that a drifting
-machine hurts all alike. Loading is the caller's: it knows how to keep several models at once, without which
-interleaving would reload in every round.
+machine hurts all alike. Loading is the caller's; what it cannot keep beside the others comes after them (`turns`).
 
 A failure is a result: it ends a candidate, or where the server refused the request (HTTP 4xx) that condition of it, and
 the others go on. Under a load, single failures are counted and only a round in which nothing succeeded ends anything.
@@ -14,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,17 +23,18 @@ import msgspec
 
 from localfoundry.bench import candidates as listed
 from localfoundry.bench import figures, loads
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.energy import UNAVAILABLE, Meter
 from localfoundry.bench.outcome import Measurement, Outcome
 from localfoundry.bench.pace import Pace
 from localfoundry.bench.plan import Condition, Plan, rounds_of
 from localfoundry.bench.request import Sample, ask
+from localfoundry.bench.turns import Resident, in_turns
+from localfoundry.chat.target import Target
 from localfoundry.errors import FoundryError
 
 Load = Callable[[Candidate], Awaitable[float | None]]
 
-IDLE_S = 2.0  # how long the idle machine's energy is measured
 _STRAGGLERS_S = 30.0  # how long an open loop's stragglers are waited for
 
 
@@ -67,6 +68,7 @@ async def measure(
     candidates: Sequence[Candidate],
     load: Load | None = None,
     *,
+    resident: Resident | None = None,
     plan: Plan | None = None,
     watch: Watch | None = None,
     meter: Meter | None = None,
@@ -76,7 +78,8 @@ async def measure(
     """Measure every candidate; the failure of one is its `error`, and the others go on.
 
     `targets`: one for all candidates, or one for each label. `load(candidate)` makes a model ready, keeps the others,
-    and returns the seconds it took or None where it was ready; it raises FoundryError. `done` are samples of the same
+    and returns the seconds it took or None where it was ready; it raises FoundryError. `resident`: which of them were
+    kept; who was not is measured after the others. `done` are samples of the same
     plan from before: rounds that are whole are not measured again.
     A cancellation (Ctrl-C) ends the measuring, is taken as answered and returns what there is with `interrupted` set;
     only a second one while the connections close is passed on. Raises InvalidRequest for a list that cannot be run.
@@ -91,7 +94,7 @@ async def measure(
         async with _connected(of, plan.timeout_s) as clients:
             session = _Session(result, clients, of, watch or Watch(), meter, lambda: round(clock() - began, 6))
             session.take_over(done)
-            await session.run(load)
+            await session.run(load, resident)
     except asyncio.CancelledError:
         result.interrupted = True
         task = asyncio.current_task()
@@ -126,6 +129,7 @@ class _Session:
         self._leaving = asyncio.Lock()
         self._earlier: dict[tuple[str, str, int], list[Sample]] = {}
         self._done = 0
+        self._turns: list[list[Outcome]] = []  # the group that is measured now, and those to come
 
     def take_over(self, done: Sequence[Sample]) -> None:
         """Keep what was measured before, as far as its round is whole."""
@@ -135,30 +139,38 @@ class _Session:
                 key = sample.label, f"{sample.scenario}/{sample.language}/{sample.load}", sample.round
                 self._earlier.setdefault(key, []).append(sample)
 
-    async def run(self, load: Load | None) -> None:
+    async def run(self, load: Load | None, resident: Resident | None) -> None:
         await self._measure_idle()
-        await self._load_all(load)
+        await self._load_all(load, self.result.outcomes)
+        self._turns = await in_turns(self.result.outcomes, resident)
+        while self._turns:
+            group = self._turns[0]
+            if group[0].apart:
+                await self._load_all(load, group)
+            await self._measure(group)
+            del self._turns[0]
+
+    async def _measure(self, group: Sequence[Outcome]) -> None:
+        """Every stage, in turns."""
         stages = self.plan.stages()
         for place, stage in enumerate(stages):
             for round_number, condition in rounds_of(self.plan, stage):
-                for outcome in self.result.outcomes:
+                for outcome in group:
                     if not _given_up(outcome, condition):
                         self._tell(outcome, condition, round_number, stages[place:])
                         await self._step(outcome, condition, round_number)
-            self._end_sweeps(stage, stages[place + 1 :])
+            self._end_sweeps(stage, stages[place + 1 :], group)
 
     async def _measure_idle(self) -> None:
         if self._meter is not None and self._meter.source != UNAVAILABLE:
-            before = self._meter.read()
-            await asyncio.sleep(IDLE_S)
-            self._meter.note_idle(before, self._meter.read())
+            await self._meter.learn_idle()
             self.result.energy, self.result.idle_w = self._meter.source, self._meter.idle_w
 
-    async def _load_all(self, load: Load | None) -> None:
+    async def _load_all(self, load: Load | None, outcomes: Sequence[Outcome]) -> None:
         if load is None:
             return
         done: dict[tuple[str, str], tuple[float | None, str | None]] = {}
-        for outcome in self.result.outcomes:
+        for outcome in outcomes:
             candidate = outcome.candidate
             if candidate.endpoint is not None:
                 continue
@@ -277,13 +289,13 @@ class _Session:
             if all(condition.key in outcome.failed for condition in self.plan.conditions()):
                 outcome.error = last.error
 
-    def _end_sweeps(self, stage: list[Condition], later: list[list[Condition]]) -> None:
+    def _end_sweeps(self, stage: list[Condition], later: list[list[Condition]], group: Sequence[Outcome]) -> None:
         """Take higher concurrencies off where throughput no longer grows."""
         for condition in stage:
             above = [c for one in later for c in one if _same_work(c, condition) and c.rate is None]
             if condition.rate is not None or not above:
                 continue
-            for outcome in self.result.outcomes:
+            for outcome in group:
                 words = figures.saturation(self.plan, outcome.samples, condition)
                 if words is not None and not _given_up(outcome, condition):
                     outcome.saturated.update({c.key: words for c in above})
@@ -291,11 +303,11 @@ class _Session:
     def _tell(self, outcome: Outcome, condition: Condition, number: int, stages: list[list[Condition]]) -> None:
         left: list[tuple[str, str]] = []
         to_do = 0
-        for place, stage in enumerate(stages):
-            for one in stage:
-                for each in self.result.outcomes:
+        for turn, group in enumerate(self._turns):
+            for place, stage in enumerate(self.plan.stages() if turn else stages):
+                rounds = self.plan.rounds + 1 - (0 if turn or place else number)
+                for one, each in itertools.product(stage, group):
                     if not _given_up(each, one):
-                        rounds = self.plan.rounds + 1 - (number if place == 0 else 0)
                         left += [(each.candidate.label, one.key)] * rounds
                         to_do += rounds * self.plan.requests(one)
         told = Progress(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localfoundry import config, instance
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
+from localfoundry.chat.target import Target
 from localfoundry.client import ServiceClient, authorization, trust
 from localfoundry.config import Settings
 from localfoundry.errors import FoundryError, ServiceError
@@ -50,6 +51,25 @@ class Loaded:
             account = await client.post("/foundry/load", wish)
         self.accounts[candidate.model] = account
         return float(account["load_s"])
+
+    async def ready(self, candidate: Candidate, *, retain: bool) -> None:
+        """Loaded, whether it was before or not; `retain`: the others stay as far as memory goes."""
+        async with ServiceClient(self._state) as client:
+            wish = {"model": candidate.model, "retain": retain}
+            self.accounts[candidate.model] = await client.post("/foundry/load", wish)
+
+    async def resident(self) -> set[str]:
+        """Those of the models loaded here that still are."""
+        async with ServiceClient(self._state) as client:
+            ids = {entry["id"] for entry in await client.get("/foundry/ps")}
+        return {model for model, account in self.accounts.items() if account["id"] in ids}
+
+    async def unload(self) -> None:
+        """All that was loaded here."""
+        resident = await self.resident()
+        async with ServiceClient(self._state) as client:
+            for model in resident:
+                await client.post("/foundry/unload", {"model": model})
 
     def memory_bytes(self, candidate: Candidate) -> int | None:
         """Private memory of its worker now; None for an endpoint, and where the system does not tell."""

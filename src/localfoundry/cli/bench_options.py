@@ -4,7 +4,6 @@ do, and flags win.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from localfoundry.cli.endpoint_options import endpoint_options, read_endpoints
 from localfoundry.errors import InvalidRequest
 from localfoundry.units import parse_duration
 
@@ -49,22 +49,12 @@ _OPTIONS = (
     click.option("--seed", type=int, default=42, show_default=True, help="Of prompts and sampling."),
     click.option("--cold", is_flag=True, help="Also the first token from a stopped service, and model switches; in a "
                  "service of its own."),
-    click.option("--endpoint", "endpoints", multiple=True, metavar="URL",
-                 help="Also measure a model of an OpenAI-compatible endpoint; the following four go with it in order."),
-    click.option("--model", "endpoint_models", multiple=True, help="The endpoint's model."),
-    click.option("--api-key-env", "key_names", multiple=True, metavar="NAME",
-                 help="The environment variable that holds its key."),
-    click.option("--price-in", "prices_in", type=click.FloatRange(0), multiple=True, help="Per million prompt tokens."),
-    click.option("--price-out", "prices_out", type=click.FloatRange(0), multiple=True,
-                 help="Per million output tokens."),
-    click.option("--currency", default="", help="What to call the unit of the prices."),
-    click.option("--set", "parameters", multiple=True, metavar="KEY=JSON",
-                 help="A field of the requests to endpoints; null takes it out."),
 )  # fmt: skip
 
 
 def plan_options(command: F) -> F:
     """Every option that says what to measure; the command gets them as keywords for `read`."""
+    command = endpoint_options(command)
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -118,7 +108,7 @@ def read_candidates(models: Sequence[str], given: dict[str, Any]) -> list[Candid
     from localfoundry.bench.candidates import Candidate
 
     counts: tuple[int | None, ...] = given["max_tokens"] or (None,)
-    wanted = [Candidate(model, model) for model in models] + _endpoints(given)
+    wanted = [Candidate(model, model) for model in models] + read_endpoints(given)
     if not wanted:
         raise InvalidRequest(
             "there is nothing to measure: no model was named", hint="foundry bench smollm2-135m", param="models"
@@ -134,58 +124,6 @@ def read_candidates(models: Sequence[str], given: dict[str, Any]) -> list[Candid
         for one in wanted
         for count in counts
     ]
-
-
-def _endpoints(given: dict[str, Any]) -> list[Candidate]:
-    from urllib.parse import urlsplit
-
-    from localfoundry.bench.candidates import Candidate, Target
-
-    count = len(given["endpoints"])
-    columns = {
-        name: _one_each(given[name], count, option)
-        for name, option in (
-            ("endpoint_models", "--model"), ("key_names", "--api-key-env"), ("prices_in", "--price-in"),
-            ("prices_out", "--price-out"),
-        )
-    }  # fmt: skip
-    parameters = dict(_parameter(text) for text in given["parameters"])
-    found = []
-    for place, url in enumerate(given["endpoints"]):
-        Target(url)  # refuses what is no address before anything is measured
-        model = columns["endpoint_models"][place]
-        if model is None:
-            raise InvalidRequest(f"--endpoint {url} needs its --model", param="model")
-        found.append(
-            Candidate(
-                f"{model}@{urlsplit(url).hostname}", model, parameters=parameters, endpoint=url,
-                key_env=columns["key_names"][place], price_in=columns["prices_in"][place],
-                price_out=columns["prices_out"][place],
-            )
-        )  # fmt: skip
-    return found
-
-
-def _one_each(values: Sequence[Any], count: int, option: str) -> list[Any]:
-    """A value for each endpoint: none, one for all, or as many as there are."""
-    if len(values) in (0, 1):
-        if values and not count:
-            raise InvalidRequest(f"{option} belongs to an --endpoint, and there is none", param=option.strip("-"))
-        return list(values or (None,)) * count
-    if len(values) != count:
-        raise InvalidRequest(
-            f"{option} is given {len(values)} times for {count} endpoints; once for all, or once for each",
-            param=option.strip("-"),
-        )
-    return list(values)
-
-
-def _parameter(text: str) -> tuple[str, object]:
-    name, _, value = text.partition("=")
-    try:
-        return name, json.loads(value)
-    except ValueError as exc:
-        raise InvalidRequest(f"--set {text}: what follows the = is not JSON: {exc}", param="set") from exc
 
 
 def _numbers(text: str | None, kind: Callable[[str], Any], option: str) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +13,19 @@ import msgspec
 from localfoundry import instance
 from localfoundry.cli import context, output
 from localfoundry.cli.bench_options import models_of, plan_options, read_candidates, read_plan
+from localfoundry.cli.endpoint_options import keys_of
 from localfoundry.config import Settings
 from localfoundry.errors import DiskError, InvalidRequest
 
 if TYPE_CHECKING:
-    from localfoundry.bench.candidates import Candidate, Target
+    from localfoundry.bench.candidates import Candidate
     from localfoundry.bench.expected import Expected
     from localfoundry.bench.outcome import Measurement
     from localfoundry.bench.plan import Plan
     from localfoundry.bench.record import Recorder
     from localfoundry.bench.report import ModelFacts
     from localfoundry.bench.run import Watch
+    from localfoundry.chat.target import Target
     from localfoundry.cli.bench_local import Loaded
     from localfoundry.results.db import Results
 
@@ -114,23 +115,6 @@ def open_results(given: Settings) -> Results | None:
         return None
 
 
-def keys_of(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """The key of each endpoint by label. Raises InvalidRequest for one that the environment does not hold."""
-    found = {}
-    for candidate in candidates:
-        if candidate.key_env is not None:
-            key = os.environ.get(candidate.key_env, "").strip()
-            if not key:
-                raise InvalidRequest(
-                    f"the environment variable {candidate.key_env}, for the key of {candidate.host}, is not set",
-                    param="api-key-env",
-                )
-            if not key.isascii() or not key.isprintable():
-                raise InvalidRequest(f"{candidate.key_env} holds what no key can be", param="api-key-env")
-            found[candidate.label] = key
-    return found
-
-
 def _measure(
     given: Settings, plan: Plan, candidates: Sequence[Candidate], keys: Mapping[str, str], recorder: Recorder | None,
     *, quiet: bool, done: Sequence[Any] = (),
@@ -176,12 +160,18 @@ def _carry_out(
     from localfoundry.bench.energy import open_meter
     from localfoundry.bench.run import measure
 
+    async def resident() -> set[str]:
+        assert loaded is not None
+        models = await loaded.resident()
+        return {c.label for c in candidates if c.endpoint is None and c.model in models}
+
     async def work() -> Measurement:
         targets = {c.label: _target(c, keys, loaded) for c in candidates}
         meter = open_meter(time.perf_counter)
         result = await measure(
-            targets, candidates, loaded.load if loaded else None, plan=plan, watch=watch, meter=meter, done=done
-        )
+            targets, candidates, loaded.load if loaded else None, resident=resident if loaded else None, plan=plan,
+            watch=watch, meter=meter, done=done,
+        )  # fmt: skip
         if plan.cold and not result.interrupted:
             await _cold(given, result, watch)
         for outcome in result.outcomes:
@@ -210,7 +200,7 @@ async def _cold(given: Settings, result: Measurement, watch: Watch) -> None:
 
 
 def _target(candidate: Candidate, keys: Mapping[str, str], loaded: Loaded | None) -> Target:
-    from localfoundry.bench.candidates import Target
+    from localfoundry.chat.target import Target
 
     if candidate.endpoint is not None:
         return Target(candidate.endpoint, secret=keys.get(candidate.label, ""))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from localfoundry.cli import context, output
+from localfoundry.cli.endpoint_options import endpoint_options
 from localfoundry.errors import DiskError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -56,19 +57,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Measure nothing: read this run of a bench or of items; several are possible.",
 )
 @click.option("--again", is_flag=True, help="Measure also what was measured before in just this way.")
-@click.option(
-    "--endpoint",
-    "endpoints",
-    multiple=True,
-    metavar="URL",
-    help="Also compare a model of an OpenAI-compatible endpoint; the next four go with it in order.",
-)
-@click.option("--model", "endpoint_models", multiple=True, help="The endpoint's model.")
-@click.option(
-    "--api-key-env", "key_names", multiple=True, metavar="NAME", help="The environment variable that holds its key."
-)
-@click.option("--price-in", "prices_in", type=click.FloatRange(0), multiple=True, help="Per million prompt tokens.")
-@click.option("--price-out", "prices_out", type=click.FloatRange(0), multiple=True, help="Per million output tokens.")
+@endpoint_options
 @click.option("--report", "report_file", type=_FILE, metavar="FILE", help="Write the page: one HTML file.")
 @click.option("--no-charts", is_flag=True, help="A page without charts, which needs no further package.")
 @click.option("--png", "png_file", type=_FILE, metavar="FILE", help="Write the charts as one picture.")
@@ -120,8 +109,8 @@ def _measured(
     import asyncio
 
     from localfoundry.cli import compare_measure
-    from localfoundry.cli.bench_run import keys_of
     from localfoundry.cli.compare_services import opened
+    from localfoundry.cli.endpoint_options import keys_of
 
     candidates = _candidates(given, models, options)
     suites = _suites(options)
@@ -161,7 +150,10 @@ def _plan(options: dict[str, Any]) -> Plan:
         timeout_s = float(parse_duration(options["timeout"]))
     except ValueError as exc:
         raise InvalidRequest(f"--concurrency is a list such as 1,2,4 and --timeout a time such as 60s: {exc}") from None
-    plan = Plan(scenarios=(_TASKS[options["task"]],), concurrency=levels, rounds=options["rounds"], timeout_s=timeout_s)
+    plan = Plan(
+        scenarios=(_TASKS[options["task"]],), concurrency=levels, rounds=options["rounds"], timeout_s=timeout_s,
+        currency=options["currency"],
+    )  # fmt: skip
     plan.check()
     return plan
 
@@ -181,7 +173,7 @@ def _candidates(given: Settings, models: Sequence[str], options: dict[str, Any])
     """Raises InvalidRequest for fewer than two, and for two that are the same."""
     from localfoundry.cli.bench_options import read_candidates
 
-    none: dict[str, Any] = {"max_tokens": (), "prompt_words": None, "prompt": None, "parameters": ()}
+    none: dict[str, Any] = {"max_tokens": (), "prompt_words": None, "prompt": None}
     if options["max_tokens"]:
         none["max_tokens"] = (options["max_tokens"],)
     named = list(models)

@@ -6,32 +6,31 @@ an endpoint elsewhere answers may have changed in silence, so one with endpoints
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.energy import open_meter
 from localfoundry.bench.history import read_protocol
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.record import Protocol, Recorder, candidate_row, plain
 from localfoundry.bench.run import measure
+from localfoundry.chat.target import Target
 from localfoundry.cli import context, output
 from localfoundry.cli.bench_progress import BenchWatch
-from localfoundry.cli.compare_services import Routed, Services
-from localfoundry.client import authorization, trust
+from localfoundry.cli.compare_services import Services
+from localfoundry.cli.eval_routes import groups, routed
 from localfoundry.compare.evidence import short
 from localfoundry.config import Settings
-from localfoundry.errors import DiskError, FoundryError
+from localfoundry.errors import DiskError
 from localfoundry.quality import suite as suites_of
-from localfoundry.quality.ask import Endpoint
 from localfoundry.quality.results import ItemResult, SuiteRun, item_row, read_items
 from localfoundry.quality.results import Plan as ItemPlan
-from localfoundry.quality.run import Group, evaluate, failed_load
+from localfoundry.quality.run import evaluate
 from localfoundry.results import place
 from localfoundry.results.db import Results, now
 from localfoundry.results.outliers import machine_class
@@ -114,11 +113,17 @@ async def speeds(work: Work, results: Results, services: Services) -> tuple[Run,
     targets = {c.label: _target(c, work, services) for c in work.candidates}
     with recorder:
         result = await measure(
-            targets, work.candidates, services.load, plan=work.plan, watch=watch, meter=open_meter(time.perf_counter)
-        )
+            targets, work.candidates, services.load, resident=services.resident, plan=work.plan, watch=watch,
+            meter=open_meter(time.perf_counter),
+        )  # fmt: skip
         _describe(work, recorder, services, result)
         recorder.finish(result)
     watch.clear()
+    for outcome in result.outcomes:
+        if outcome.apart:
+            output.note(
+                f"{outcome.candidate.label} was measured after the others and not in turns: no memory beside them"
+            )
     if recorder.problem:
         output.note(f"not everything that was measured is kept: {recorder.problem}")
     return results.run(run.id), result.interrupted
@@ -147,41 +152,22 @@ async def items(work: Work, results: Results, services: Services, earlier: Run |
         results.resume(run.id)
     done = {result.key for result in read_items(results, run.id) if result.error is None}
     recorder = _Keeper(results, run.id, work, len(done))
+    meter = open_meter(time.perf_counter)
+
+    def told(candidate: Candidate) -> None:
+        results.set_candidate(services.described(candidate_row(run.id, candidate), candidate, work.given))
+
     try:
-        async with contextlib.AsyncExitStack() as stack:
-            routes = {c.label: (await stack.enter_async_context(_endpoint(c, work, services)), c)
-                      for c in work.candidates}  # fmt: skip
-            group = Group(tuple(routes), lambda: _prepare(work, results, services, run.id))
-            cut = await evaluate(Routed(routes), work.item_plan, work.suites, [group], recorder, done=done)
+        await meter.learn_idle()
+        async with routed(services, work.candidates, work.keys, work.plan.timeout_s, meter) as asked:
+            turns = await groups(services, work.candidates, told)
+            cut = await evaluate(asked, work.item_plan, work.suites, turns, recorder, done=done)
     except BaseException:
         results.finish(run.id, "failed")
         raise
     recorder.clear()
     results.finish(run.id, "interrupted" if cut else "finished")
     return results.run(run.id), cut
-
-
-def _endpoint(candidate: Candidate, work: Work, services: Services) -> Endpoint:
-    if candidate.endpoint is not None:
-        secret = work.keys.get(candidate.label)
-        return Endpoint(candidate.endpoint, {"Authorization": f"Bearer {secret}"} if secret else {})
-    state = services.states[candidate.label]
-    return Endpoint(state.url, authorization(state), trust(state))
-
-
-async def _prepare(work: Work, results: Results, services: Services, run: str) -> dict[str, str]:
-    """Load what is not loaded yet; why not, by label."""
-    failed = {}
-    for candidate in work.candidates:
-        if candidate.endpoint is not None:
-            continue
-        try:
-            if not services.is_loaded(candidate):
-                await services.load(candidate)
-        except FoundryError as exc:
-            failed[candidate.label] = failed_load(exc)
-        results.set_candidate(services.described(candidate_row(run, candidate), candidate, work.given))
-    return failed
 
 
 class _Keeper:

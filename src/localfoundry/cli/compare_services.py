@@ -1,8 +1,8 @@
-"""The services behind a comparison: the one in use, and one more for each other way of loading a model.
+"""The services behind a comparison or an evaluation: the one in use, and one for each other way of loading a model.
 
 A service holds a model once, so the same file with another context or another number of threads runs in a service of
 its own, which is started for the comparison and ended with it. All are there at the same time, which is what lets
-candidates be measured in turns; each takes memory of its own.
+candidates be measured in turns; each takes memory of its own. Where that is not there, models follow one another.
 """
 
 from __future__ import annotations
@@ -14,35 +14,57 @@ from typing import Any
 
 import msgspec
 
-from localfoundry.bench.candidates import Candidate, Target
+from localfoundry.bench.candidates import Candidate
+from localfoundry.chat.target import Target
 from localfoundry.cli import context
 from localfoundry.cli.bench_local import Loaded, OwnService
 from localfoundry.cli.bench_run import service_with
 from localfoundry.config import Settings
-from localfoundry.instance import ServiceState
-from localfoundry.quality.ask import Endpoint, Heard
+from localfoundry.errors import InsufficientMemory
 from localfoundry.results.rows import CandidateRow
 
 
 class Services:
     """Where each local candidate is loaded, by label. Made by `opened`."""
 
-    def __init__(self, loaded: Mapping[str, Loaded], states: Mapping[str, ServiceState]) -> None:
+    def __init__(self, loaded: Mapping[str, Loaded], models: Mapping[str, str]) -> None:
+        """`models`: the model of each label."""
         self._loaded = loaded
-        self.states = states
-        self._ready: set[str] = set()
+        self._models = models
 
     def target(self, candidate: Candidate) -> Target:
         return self._loaded[candidate.label].target
 
     async def load(self, candidate: Candidate) -> float:
-        """Seconds until it was ready. Raises what the service says."""
-        took = await self._loaded[candidate.label].load(candidate)
-        self._ready.add(candidate.label)
-        return took
+        """Loaded anew; seconds until it was ready. Raises what the service says."""
+        try:
+            return await self._loaded[candidate.label].load(candidate)
+        except InsufficientMemory:
+            await self._make_room(candidate)
+            return await self._loaded[candidate.label].load(candidate)
 
-    def is_loaded(self, candidate: Candidate) -> bool:
-        return candidate.label in self._ready
+    async def ready(self, candidate: Candidate, *, alone: bool) -> None:
+        """Loaded, whether it was before or not; `alone`: idle models may go for it. Raises what the service says."""
+        loaded = self._loaded[candidate.label]
+        try:
+            await loaded.ready(candidate, retain=bool(loaded.accounts) and not alone)
+        except InsufficientMemory:
+            await self._make_room(candidate)
+            await loaded.ready(candidate, retain=False)
+
+    async def resident(self) -> set[str]:
+        """Labels of the models that are loaded now."""
+        found = set()
+        for loaded in {id(one): one for one in self._loaded.values()}.values():
+            models = await loaded.resident()
+            found |= {label for label, one in self._loaded.items() if one is loaded and self._models[label] in models}
+        return found
+
+    async def _make_room(self, candidate: Candidate) -> None:
+        """Unload what was loaded in the other services: none of them can do that for another."""
+        mine = self._loaded[candidate.label]
+        for loaded in {id(one): one for one in self._loaded.values() if one is not mine}.values():
+            await loaded.unload()
 
     def memory_bytes(self, candidate: Candidate) -> int | None:
         known = self._loaded.get(candidate.label)
@@ -69,20 +91,16 @@ class Services:
 async def opened(given: Settings, candidates: Sequence[Candidate], quiet: bool) -> AsyncIterator[Services]:
     """Every service running, and the models on the disk; own services end with it. Raises as pulls and starts do."""
     local = [c for c in candidates if c.endpoint is None]
-    states: dict[str, ServiceState] = {}
     loaded: dict[str, Loaded] = {}
     own: list[OwnService] = []
     try:
         if local:
             state = await asyncio.to_thread(service_with, given, local, quiet)
-            usual = Loaded(state)
-            for candidate in local:
-                states[candidate.label], loaded[candidate.label] = state, usual
+            loaded = dict.fromkeys((candidate.label for candidate in local), Loaded(state))
         for candidate in (c for c in local if c.settings):
             own.append(OwnService(given, {_id(given, candidate): _choices(candidate)}))
-            states[candidate.label] = await own[-1].state()
-            loaded[candidate.label] = Loaded(states[candidate.label])
-        yield Services(loaded, states)
+            loaded[candidate.label] = Loaded(await own[-1].state())
+        yield Services(loaded, {candidate.label: candidate.model for candidate in local})
     finally:
         for service in own:
             try:
@@ -105,15 +123,3 @@ def _choices(candidate: Candidate) -> dict[str, object]:
         count = str(candidate.settings["threads"])
         found["engineArguments"] = ["--threads", count, "--threads-batch", count]
     return found
-
-
-class Routed:
-    """Endpoints behind one: a request goes where the candidate that it names as its model is asked."""
-
-    def __init__(self, routes: Mapping[str, tuple[Endpoint, Candidate]]) -> None:
-        self._routes = routes
-
-    async def ask(self, body: Mapping[str, Any]) -> Heard:
-        endpoint, candidate = self._routes[body["model"]]
-        asked = {**body, "model": candidate.model, **candidate.parameters}
-        return await endpoint.ask({name: value for name, value in asked.items() if value is not None})

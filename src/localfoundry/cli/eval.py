@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from localfoundry.cli import context, output
+from localfoundry.cli.endpoint_options import endpoint_options, keys_of, read_endpoints
 from localfoundry.cli.plain import plain
 from localfoundry.errors import InvalidRequest, UsageError
 
 if TYPE_CHECKING:
+    from localfoundry.bench.candidates import Candidate
     from localfoundry.quality.record import Record
+    from localfoundry.quality.results import Remote
     from localfoundry.quality.suite import Language, Suite
 
 
@@ -22,8 +25,7 @@ if TYPE_CHECKING:
 @click.option("--suite", "suites", help="Packs and files, with commas between; all packs when left out.")
 @click.option("--lang", help="Languages of the packs: en, da or en,da (default: both).")
 @click.option("--items", type=click.IntRange(1), help="At most so many items of each suite, evenly over it.")
-@click.option("--endpoint", help="Ask MODEL… at this OpenAI-compatible address instead of the local service.")
-@click.option("--api-key-env", help="Environment variable that holds the API key for --endpoint.")
+@endpoint_options
 @click.option("--extra-tokens", type=click.IntRange(0, 100_000), default=0, show_default=True,
               help="Added to what each item allows, for models that reason before they answer.")  # fmt: skip
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1, 86_400), default=300, show_default=True,
@@ -33,50 +35,59 @@ if TYPE_CHECKING:
 @click.option("--list", "as_list", is_flag=True, help="List the packs.")
 @click.option("--check", "checked", metavar="FILE", help="Try a suite on its own key, and ask no model.")
 @context.json_option
-def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, items: int | None, endpoint: str | None,
-             api_key_env: str | None, extra_tokens: int, timeout_s: float, seed: int, resume: bool, as_list: bool,
-             checked: str | None, as_json: bool) -> int:  # fmt: skip
+def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, items: int | None, extra_tokens: int,
+             timeout_s: float, seed: int, resume: bool, as_list: bool, checked: str | None, as_json: bool,
+             **endpoints: Any) -> int:  # fmt: skip
     """Judge models by tasks with answers that can be checked: accuracy with intervals, and time per solved task."""
     if as_list:
         return _list(as_json)
     if checked is not None:
         return _check(checked, as_json)
-    if not models:
-        raise UsageError("no model was named", hint="foundry eval smollm2-135m --suite chat --lang en")
+    candidates = _candidates(models, endpoints)
     from localfoundry.quality.results import Plan, SuiteRun
 
     chosen = _suites(suites, lang, items)
     plan = Plan(
-        models=_distinct(models),
+        models=tuple(candidate.label for candidate in candidates),
         suites=tuple(SuiteRun(s.name, s.language, s.sha256, tuple(i.id for i in s.items)) for s in chosen),
-        endpoint=endpoint or "",
+        remotes=_remotes(candidates),
+        currency=endpoints["currency"],
         seed=seed,
         extra_tokens=extra_tokens,
     )
     from localfoundry.cli.eval_run import Evaluation
 
-    headers = _key(api_key_env) if endpoint else {}
-    evaluation = Evaluation(context.settings(), plan, chosen, timeout_s, quiet=as_json)
-    record, interrupted = evaluation.run(headers, resume=resume)
+    keys = keys_of(candidates)
+    evaluation = Evaluation(context.settings(), plan, candidates, keys, chosen, timeout_s, quiet=as_json)
+    record, interrupted = evaluation.run(resume=resume)
     _show(record, interrupted, as_json)
     if interrupted:
         return 130
     return 1 if all(result.error for result in record.items) else 0
 
 
-def _distinct(models: tuple[str, ...]) -> tuple[str, ...]:
+def _candidates(models: tuple[str, ...], endpoints: dict[str, Any]) -> list[Candidate]:
+    """Local models, then endpoints. Raises UsageError for none, InvalidRequest for two of one name."""
+    from localfoundry.bench import candidates as listed
+    from localfoundry.bench.candidates import Candidate
+
+    found = [Candidate(model, model) for model in models] + read_endpoints(endpoints)
+    if not found:
+        raise UsageError("no model was named", hint="foundry eval smollm2-135m --suite chat --lang en")
     if len(set(models)) < len(models):
         raise InvalidRequest("a model is named twice; its answers would be the same", param="models")
-    return models
+    listed.check(found)
+    return found
 
 
-def _key(variable: str | None) -> dict[str, str]:
-    if variable is None:
-        return {}
-    key = os.environ.get(variable)
-    if not key:
-        raise InvalidRequest(f"the environment variable {variable} is not set", param="api-key-env")
-    return {"Authorization": f"Bearer {key}"}
+def _remotes(candidates: list[Candidate]) -> dict[str, Remote]:
+    from localfoundry.quality.results import Remote
+
+    return {
+        c.label: Remote(c.model, c.endpoint, c.key_env, c.price_in, c.price_out, c.parameters)
+        for c in candidates
+        if c.endpoint is not None
+    }
 
 
 def _suites(named: str | None, lang: str | None, items: int | None) -> list[Suite]:
@@ -115,7 +126,7 @@ def _languages(lang: str | None) -> list[Language]:
 
 
 def _show(record: Record, interrupted: bool, as_json: bool) -> None:
-    from localfoundry.quality import report, score
+    from localfoundry.quality import cost, report, score
 
     results = record.items
     if record.problem:
@@ -123,16 +134,17 @@ def _show(record: Record, interrupted: bool, as_json: bool) -> None:
     if as_json:
         output.document(report.document(record.run, record.candidates, results, interrupted))
         return
-    output.table(report.COLUMNS, report.rows(score.scores(results)))
+    columns, rows = report.table(score.scores(results), cost.spent(results, record.candidates), _currency(record))
+    output.table(columns, rows)
     if compared := report.sentences(score.differences(results)):
         output.data()
     for sentence in compared:
         output.data(sentence)
     output.data()
-    for name, meaning in report.DEFINITIONS.items():
+    for name, meaning in report.definitions(record.candidates).items():
         output.data(output.dim(f"{name}: {meaning}"))
-    for model, error in report.errors(results).items():
-        output.note(plain(f"{model}: {error}"))
+    for sentence in report.remarks(results):
+        output.note(plain(sentence))
     if not record.kept:
         return
     name = record.run.id[-6:].lower()
@@ -140,6 +152,12 @@ def _show(record: Record, interrupted: bool, as_json: bool) -> None:
     if not interrupted and len(record.candidates) > 1:
         models = " ".join(row.label for row in record.candidates)
         output.note(f"  to judge the answers yourself: foundry rate {models} --run {name}")
+
+
+def _currency(record: Record) -> str:
+    """What the prices of the run are in; empty where nobody said."""
+    plan = record.run.protocol.get("plan")
+    return str(plan.get("currency", "")) if isinstance(plan, dict) else ""
 
 
 def _list(as_json: bool) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ import msgspec
 
 from localfoundry import instance
 from localfoundry.cli import context, output
+from localfoundry.cli.endpoint_options import key_of
 from localfoundry.cli.pull import pull_model
-from localfoundry.errors import InvalidRequest, ServiceError
+from localfoundry.errors import ServiceError
 from localfoundry.quality import judge
 from localfoundry.quality.ratings import JUDGE, Answer, Pairing, item_key, vote
 from localfoundry.results.db import Results, now
@@ -49,15 +49,7 @@ def decide(
 
     `answers` gives the two of a pairing in the order of showing.
     """
-    done = {(v.suite, v.item, v.a, v.b, v.criterion, v.shown_first) for v in results.votes(run, rater=one.rater)}
-    orders = [p for pairing in pairings for p in (pairing, msgspec.structs.replace(pairing, first=pairing.second))]
-    left = [
-        (p, criterion)
-        for p in orders
-        for criterion in criteria
-        if criterion in judge.CRITERIA
-        and (p.question.suite, item_key(p.question), p.a, p.b, criterion, p.first) not in done
-    ]
+    left = _unsaid(results, run, one, pairings, criteria)
     if not left:
         return 0
     silent = 0
@@ -85,18 +77,35 @@ def decide(
     return silent
 
 
+def _unsaid(
+    results: Results, run: str, one: Judge, pairings: Sequence[Pairing], criteria: Sequence[str]
+) -> list[tuple[Pairing, str]]:
+    """Each pair in both orders, by each criterion that a judge knows, as far as no verdict is kept."""
+    done = {(v.suite, v.item, v.a, v.b, v.criterion, v.shown_first) for v in results.votes(run, rater=one.rater)}
+    orders = [p for pairing in pairings for p in (pairing, msgspec.structs.replace(pairing, first=pairing.second))]
+    return [
+        (p, criterion)
+        for p in orders
+        for criterion in criteria
+        if criterion in judge.CRITERIA
+        and (p.question.suite, item_key(p.question), p.a, p.b, criterion, p.first) not in done
+    ]
+
+
 @contextlib.asynccontextmanager
 async def _asking(given: Settings, one: Judge) -> AsyncIterator[Ask]:
-    from localfoundry.client import authorization, trust
+    from localfoundry.chat.target import Target
+    from localfoundry.cli.bench_local import target_of
     from localfoundry.quality.ask import Endpoint
 
     if one.endpoint is not None:
-        place = Endpoint(one.endpoint, _bearer(one.key_env))
+        key = key_of(one.key_env, urlsplit(one.endpoint).hostname or "", "judge-key-env") if one.key_env else ""
+        place = Endpoint(Target(one.endpoint, secret=key))
     else:
         if context.cached(given, one.model) is None:
             await asyncio.to_thread(pull_model, given, one.model, quiet=True)
         state, _ = await asyncio.to_thread(instance.start, given)
-        place = Endpoint(state.url, authorization(state), trust(state))
+        place = Endpoint(target_of(state))
     async with place:
 
         async def ask(prompt: str) -> str:
@@ -113,12 +122,3 @@ async def _asking(given: Settings, one: Judge) -> AsyncIterator[Ask]:
             return heard.reply.text
 
         yield ask
-
-
-def _bearer(key_env: str | None) -> dict[str, str]:
-    if key_env is None:
-        return {}
-    key = os.environ.get(key_env)
-    if not key:
-        raise InvalidRequest(f"the environment has no {key_env}", param="judge_key_env", hint=f"export {key_env}=…")
-    return {"Authorization": f"Bearer {key}"}

@@ -1,40 +1,42 @@
-"""One item put to one model over an OpenAI-compatible endpoint, streamed, so that the first token can be timed.
+"""One item put to one model, and what is made of the answer; `chat` does the asking.
 
-Works on whole answers, tool calls included; speed has a bench of its own. A server that asks to come back later
-(429 or 503 with Retry-After) is asked again, and the waiting is not counted as the model's time.
+A server that asks to come back later (429 or 503 with Retry-After) is asked again, and the waiting is not counted as
+the model's time. Requests are told apart by the model that they name, so several endpoints can stand behind one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from localfoundry.errors import InvalidRequest
+from localfoundry.chat import request
+from localfoundry.chat.arrived import Arrived
+from localfoundry.chat.failure import Failure
+from localfoundry.chat.target import Target, without
 from localfoundry.quality.reply import Call, Reply, without_reasoning
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx2
 
 TIMEOUT_S = 300.0
 MAX_ANSWER_CHARACTERS = 400_000
-MAX_CALLS = 64
-_MAX_REFUSAL_BYTES = 65_536
 _TRIES = 3
-_LONGEST_WAIT_S = 30.0
+
+Clock = Callable[[], float]
+Reading = tuple[float, float]
+"""(time, joules) of a meter."""
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """What came of one request. Seconds since it was sent; counts are the server's.
 
     `error`: no whole answer came. `lasting`: the same is to be expected of the next item, so it speaks against the
-    endpoint or the model and not against this prompt.
+    endpoint or the model and not against this prompt; `final`: nothing else can come. `answered_as`: the model, as the
+    server says. `energy_j`: what this machine spent on it, less idle; None where no counter was read.
     """
 
     reply: Reply = Reply()
@@ -44,43 +46,36 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int | None = None
     tokens: int | None = None
     finish_reason: str | None = None
+    answered_as: str | None = None
+    energy_j: float | None = None
     error: str | None = None
     lasting: bool = False
+    final: bool = False
 
 
-class _Failure(Exception):
-    def __init__(self, words: str, lasting: bool, wait_s: float | None = None) -> None:
-        super().__init__(words)
-        self.words = words
-        self.lasting = lasting
-        self.wait_s = wait_s
+class Asked(Protocol):
+    """Whoever answers requests."""
+
+    async def ask(self, body: Mapping[str, Any]) -> Heard:
+        """Raises nothing but cancellation: what goes wrong is in the answer."""
+
+
+class Meter(Protocol):
+    """Joules of this machine, as `bench.energy.Meter` counts them."""
+
+    def read(self) -> Reading | None: ...
+
+    def spent(self, before: Reading | None, after: Reading | None) -> float | None: ...
 
 
 class Endpoint:
-    """Use as an async context manager. Raises InvalidRequest for an address that is none."""
+    """Models behind one address. Use as an async context manager."""
 
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str] | None = None,
-        verify: ssl.SSLContext | bool = True,
-        timeout_s: float = TIMEOUT_S,
-    ) -> None:
-        import httpx2
-
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest(f"{url!r} is not an http address", param="endpoint")
-        # A proxy from the environment must not stand between here and a service on this machine.
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    def __init__(self, target: Target, timeout_s: float = TIMEOUT_S, clock: Clock = time.perf_counter) -> None:
+        self._target = target
         self._timeout_s = timeout_s
-        self._http: httpx2.AsyncClient = httpx2.AsyncClient(
-            base_url=url.rstrip("/").removesuffix("/v1"),
-            headers=dict(headers or {}),
-            timeout=None,
-            trust_env=not local,
-            verify=verify,
-        )
+        self._clock = clock
+        self._http: httpx2.AsyncClient = target.open(timeout_s)
 
     async def __aenter__(self) -> Endpoint:
         return self
@@ -91,133 +86,76 @@ class Endpoint:
     async def ask(self, body: Mapping[str, Any]) -> Heard:
         """Raises nothing but cancellation: what goes wrong is in the answer."""
         content = msgspec.json.encode({**body, "stream": True, "stream_options": {"include_usage": True}})
-        left = _TRIES
-        while True:
-            stream = _Stream()
-            left -= 1
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._stream(content, stream)
-                return stream.heard()
-            except TimeoutError:
-                return stream.heard(f"no complete answer within {self._timeout_s:g} s", lasting=True)
-            except _Failure as exc:
-                if not left or exc.wait_s is None:
-                    return stream.heard(exc.words, lasting=exc.lasting)
-                await asyncio.sleep(exc.wait_s)
+        for left in reversed(range(_TRIES)):
+            arrived = Arrived(self._clock(), MAX_ANSWER_CHARACTERS, MAX_ANSWER_CHARACTERS)
+            failure = await request.ask(self._http, content, arrived, self._clock, self._timeout_s)
+            if failure is None or failure.wait_s is None or not left:
+                break
+            await asyncio.sleep(failure.wait_s)
+        return self._heard(arrived, self._clock(), failure)
 
-    async def _stream(self, content: bytes, stream: _Stream) -> None:
-        import httpx2
-
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        try:
-            async with self._http.stream("POST", "/v1/chat/completions", content=content, headers=headers) as response:
-                if response.status_code != 200:
-                    raise await _refusal(response)
-                stream.responded = True
-                async for line in response.aiter_lines():
-                    data = line[5:].strip() if line.startswith("data:") else ""
-                    if data == "[DONE]":
-                        stream.complete = True
-                    elif data:
-                        stream.take(msgspec.json.decode(data, type=_Chunk))
-        except httpx2.HTTPError as exc:
-            # llama.cpp's server closes kept-alive connections now and then just as the next request is on its way.
-            again = isinstance(exc, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError)
-            wait_s = 0.0 if again and not stream.responded else None
-            raise _Failure(str(exc) or type(exc).__name__, lasting=True, wait_s=wait_s) from exc
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise _Failure(f"the server sent what is not a chat completion chunk: {exc}", lasting=True) from exc
-        if not stream.complete:
-            raise _Failure("the stream ended before the answer did", lasting=True)
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int = 0
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None  # the name that vLLM and OpenRouter use
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
-
-
-class _Stream:
-    """What has arrived of one answer."""
-
-    def __init__(self) -> None:
-        self.responded = False
-        self.complete = False
-        self._sent = time.perf_counter()
-        self._first: float | None = None
-        self._text: list[str] = []
-        self._characters = 0
-        self._calls: dict[int, tuple[list[str], list[str]]] = {}
-        self._finish: str | None = None
-        self._usage = _Usage()
-
-    def take(self, chunk: _Chunk) -> None:
-        if chunk.error is not None:
-            raise _Failure(_words({"error": chunk.error}), lasting=True)
-        self._usage = chunk.usage or self._usage
-        for choice in chunk.choices:
-            self._take_delta(choice.delta or _Delta())
-            if choice.finish_reason is not None:
-                self._finish = choice.finish_reason
-                self.complete = True
-
-    def _take_delta(self, delta: _Delta) -> None:
-        calls = delta.tool_calls or []
-        thought = delta.reasoning_content or delta.reasoning or ""
-        if self._first is None and (delta.content or thought or calls):
-            self._first = time.perf_counter() - self._sent
-        self._text.append(delta.content or "")
-        self._characters += len(delta.content or "") + len(thought)
-        for call in calls:
-            names, arguments = self._calls.setdefault(call.index, ([], []))
-            names.append(call.function.name or "")
-            arguments.append(call.function.arguments or "")
-            self._characters += len(arguments[-1]) + len(names[-1])
-        if self._characters > MAX_ANSWER_CHARACTERS or len(self._calls) > MAX_CALLS:
-            raise _Failure(f"the answer is longer than {MAX_ANSWER_CHARACTERS:,} characters", lasting=False)
-
-    def heard(self, error: str | None = None, lasting: bool = False) -> Heard:
-        raw = "".join(self._text)
-        calls = tuple(_call("".join(names), "".join(arguments)) for names, arguments in self._calls.values())
+    def _heard(self, arrived: Arrived, done: float, failure: Failure | None) -> Heard:
+        secret = self._target.secret
+        raw = without(secret, arrived.text)
+        calls = tuple(_call(without(secret, name), without(secret, said)) for name, said in arrived.calls)
         return Heard(
             reply=Reply(without_reasoning(raw), calls),
             raw=raw,
-            seconds=time.perf_counter() - self._sent,
-            ttft_s=self._first,
-            prompt_tokens=self._usage.prompt_tokens,
-            tokens=self._usage.completion_tokens,
-            finish_reason=self._finish,
-            error=error,
-            lasting=lasting,
+            seconds=done - arrived.sent,
+            ttft_s=arrived.times[0] - arrived.sent if arrived.times else None,
+            prompt_tokens=arrived.usage.prompt_tokens,
+            tokens=arrived.usage.completion_tokens,
+            finish_reason=arrived.finish,
+            answered_as=without(secret, arrived.model)[:200] if arrived.model else None,
+            error=without(secret, failure.words) if failure else None,
+            lasting=failure.lasting if failure else False,
+            final=failure.final if failure else False,
         )
+
+
+class Metered:
+    """An endpoint on this machine, with the energy of each answer; items are asked one at a time, so it is all of it.
+
+    What other programs do meanwhile is counted in, as the counters cover the whole machine.
+    """
+
+    def __init__(self, asked: Asked, meter: Meter) -> None:
+        self._asked = asked
+        self._meter = meter
+
+    async def ask(self, body: Mapping[str, Any]) -> Heard:
+        """As the endpoint does."""
+        before = self._meter.read()
+        heard = await self._asked.ask(body)
+        return msgspec.structs.replace(heard, energy_j=self._meter.spent(before, self._meter.read()))
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where the items of one label go: `model` is its name there; `parameters` go over the request, null takes out.
+
+    `remote`: by which name it answers there is worth telling; the service of this machine answers by ids.
+    """
+
+    asked: Asked
+    model: str
+    parameters: Mapping[str, object] = {}
+    remote: bool = False
+
+
+class Routed:
+    """Endpoints behind one: a request goes where the label that it names as its model is asked."""
+
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        self._routes = routes
+
+    async def ask(self, body: Mapping[str, Any]) -> Heard:
+        """As the endpoint of that label does."""
+        route = self._routes[body["model"]]
+        asked = {**body, "model": route.model, **route.parameters}
+        heard = await route.asked.ask({name: value for name, value in asked.items() if value is not None})
+        if route.remote and heard.answered_as != asked["model"]:
+            return heard
+        return msgspec.structs.replace(heard, answered_as=None)
 
 
 def _call(name: str, arguments: str) -> Call:
@@ -226,28 +164,3 @@ def _call(name: str, arguments: str) -> Call:
     except (msgspec.DecodeError, RecursionError):
         value = None
     return Call(name, value if isinstance(value, dict) else None)
-
-
-async def _refusal(response: httpx2.Response) -> _Failure:
-    body = b""
-    async for part in response.aiter_bytes():
-        body += part
-        if len(body) > _MAX_REFUSAL_BYTES:
-            break
-    try:
-        document = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        document = body.decode("utf-8", "replace").strip()
-    status = response.status_code
-    later = response.headers.get("retry-after", "")
-    wait_s = min(float(later), _LONGEST_WAIT_S) if status in (429, 503) and later.isdecimal() else None
-    # 400 and 413 speak of this prompt: too long for the context, tools that the template has no place for.
-    return _Failure(f"HTTP {status}: {_words(document)}", lasting=status not in (400, 413, 422), wait_s=wait_s)
-
-
-def _words(document: object) -> str:
-    """The message of OpenAI's error object, text as it is, and the start of anything else."""
-    inner = document.get("error", document) if isinstance(document, dict) else document
-    if isinstance(inner, dict) and isinstance(inner.get("message"), str):
-        return str(inner["message"])[:500]
-    return str(inner)[:300]

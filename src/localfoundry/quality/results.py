@@ -23,33 +23,51 @@ class SuiteRun(msgspec.Struct, frozen=True):
     items: tuple[str, ...]
 
 
+class Remote(msgspec.Struct, frozen=True):
+    """A model behind an endpoint. `key_env` is the name of the variable with the key, which itself is kept nowhere.
+
+    Prices are per million tokens; `parameters` go over each request, null takes a field out.
+    """
+
+    model: str
+    url: str
+    key_env: str | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+    parameters: dict[str, object] = {}
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What is asked of whom, and how. Two runs with equal plans can be continued by each other.
 
-    `models` are names as they were given; `endpoint` is empty for the local service.
+    `models` are labels: names of local models as they were given, and whatever the `remotes` are called.
     """
 
     models: tuple[str, ...]
     suites: tuple[SuiteRun, ...]
-    endpoint: str = ""
+    remotes: dict[str, Remote] = {}
+    currency: str = ""
     seed: int = 42
     temperature: float = 0.0
     extra_tokens: int = 0
 
 
 class Protocol(msgspec.Struct, frozen=True):
-    """`sandbox`: what held code of models back."""
+    """`sandbox`: what held code of models back. `energy`: the counters that were read."""
 
     plan: Plan
     sandbox: str = ""
+    energy: str = "unavailable"
 
 
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
     """One answer. Seconds are from the request to the end of the stream; TTFT is the first token of any kind.
 
     `prompt` is there where it is all that was asked: such answers can be rated by people. `tokens` and `prompt_tokens`
-    are the server's counts. `error`: there is no whole answer to check, and why. `energy_j` is None where no counter
-    was read. `suite_sha256` is that of the suite's content: items of one name compare only where it is the same.
+    are the server's counts. `error`: there is no whole answer to check, and why. `energy_j` is what this machine spent
+    on it, less idle; 0 where it was not asked, None where no counter was read or the model ran elsewhere.
+    `answered_as`: the name of the model as the endpoint gave it, where that is another than was asked for.
+    `suite_sha256` is that of the suite's content: items of one name compare only where it is the same.
     """
 
     suite: str
@@ -67,6 +85,7 @@ class ItemResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     ttft_s: float | None = None
     energy_j: float | None = None
+    answered_as: str | None = None
     error: str | None = None
     at: str = ""
     suite_sha256: str | None = None

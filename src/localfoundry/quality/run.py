@@ -3,7 +3,8 @@
 Items are interleaved over the models that are ready together (item 1: A B C, item 2: A B C), so that a drifting machine
 hurts all alike; models that cannot be loaded beside each other come group after group. Which groups there are, and
 loading, is the caller's. A model that fails goes on failing item by item, each with its error; after `GIVE_UP_AFTER`
-in a row that speak against the model or its endpoint the rest is filled in without asking.
+in a row that speak against the model or its endpoint the rest is filled in without asking, and at once where the key,
+the address or the name was refused.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from localfoundry.errors import FoundryError
 from localfoundry.quality import checks, prompts, recall
-from localfoundry.quality.ask import Heard
+from localfoundry.quality.ask import Asked, Heard
 from localfoundry.quality.results import ItemResult, Plan, Recorder
 from localfoundry.quality.suite import Item, Language, Suite
 
@@ -25,12 +26,6 @@ GIVE_UP_AFTER = 3
 MAX_KEPT_CHARACTERS = 20_000  # of an answer in the results; checks see all of it
 
 Key = tuple[str, str, str, str]
-
-
-class Asked(Protocol):
-    """Whoever answers requests: `ask.Endpoint`, or several of them behind one."""
-
-    async def ask(self, body: Mapping[str, Any]) -> Heard: ...
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -97,7 +92,7 @@ class _Runner:
     async def _ask(self, suite: Suite, item: Item, model: str) -> ItemResult:
         reason = self._given_up.get(model)
         if reason is not None:
-            heard = Heard(error=f"not asked: {reason}")
+            heard = Heard(error=f"not asked: {reason}", energy_j=0.0)
         else:
             heard = await self._endpoint.ask(body(suite, item, model, self._plan))
             self._judge(model, heard)
@@ -118,6 +113,8 @@ class _Runner:
             tokens=heard.tokens,
             seconds=heard.seconds,
             ttft_s=heard.ttft_s,
+            energy_j=heard.energy_j,
+            answered_as=heard.answered_as,
             error=heard.error,
             at=datetime.now(UTC).isoformat(timespec="seconds"),
             suite_sha256=suite.sha256,
@@ -125,7 +122,9 @@ class _Runner:
 
     def _judge(self, model: str, heard: Heard) -> None:
         self._row[model] = self._row.get(model, 0) + 1 if heard.lasting else 0
-        if self._row[model] >= GIVE_UP_AFTER:
+        if heard.final:
+            self._given_up[model] = f"an item before failed for good, with: {heard.error}"
+        elif self._row[model] >= GIVE_UP_AFTER:
             self._given_up[model] = f"the {GIVE_UP_AFTER} items before failed, the last with: {heard.error}"
 
 

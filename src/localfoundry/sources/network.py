@@ -33,7 +33,7 @@ def open_client(
     timeout = httpx2.Timeout(connect=min(stall_s, 30.0), read=stall_s, write=stall_s, pool=None)
     try:
         return httpx2.AsyncClient(
-            verify=_tls(cert),
+            verify=tls_context(cert),
             proxy=proxy,
             timeout=timeout,
             limits=limits or httpx2.Limits(max_connections=100, max_keepalive_connections=20),
@@ -87,7 +87,8 @@ def _origin(url: httpx2.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
 
 
-def _tls(cert: str | None) -> ssl.SSLContext:
+def tls_context(cert: str | None = None) -> ssl.SSLContext:
+    """The system's authorities, those of SSL_CERT_FILE, and those of the file `cert`. Raises InvalidSetting."""
     import truststore
 
     context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -100,3 +101,27 @@ def _tls(cert: str | None) -> ssl.SSLContext:
                 f"the certificate file {path} cannot be read: {exc}", hint="look at SSL_CERT_FILE"
             ) from exc
     return context
+
+
+def is_certificate(exc: BaseException | None) -> bool:
+    """Whether a request failed because the other side's certificate is not trusted."""
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(exc):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
+def through_proxy(exc: httpx2.HTTPError) -> str:
+    """Words that name the proxy where a connection failed and one is set: it may be the proxy that does not answer."""
+    import urllib.request
+
+    import httpx2
+
+    if not isinstance(exc, httpx2.ConnectError):
+        return ""
+    proxies, url = urllib.request.getproxies(), exc.request.url
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(url.host):
+        return ""
+    return f" (through the proxy {proxy.rstrip('/').rpartition('@')[2].rpartition('/')[2]})"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from localfoundry.errors import ChecksumMismatch, DiskFull, SourceError, SourceRefused, SourceUnreachable
-from localfoundry.sources.network import follow
+from localfoundry.sources.network import follow, is_certificate, through_proxy
 from localfoundry.sources.plan import PlannedFile
 from localfoundry.store import disk
 from localfoundry.store.answer import Again, Asked, Delivery, judge
@@ -251,12 +251,12 @@ class _Download:
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as exc:
             raise SourceError(f"{self.origin} gave an address that cannot be used: {exc}") from exc
         except httpx2.HTTPError as exc:
-            if _is_certificate(exc):
+            if is_certificate(exc):
                 raise SourceUnreachable(
                     f"the certificate of {self.origin} is not trusted: {exc}",
                     hint="set SSL_CERT_FILE to the file with your network's certificate authority",
                 ) from exc
-            raise Again((str(exc) or type(exc).__name__) + _through_proxy(exc)) from exc
+            raise Again((str(exc) or type(exc).__name__) + through_proxy(exc)) from exc
 
     async def _open(self, run: Run) -> tuple[httpx2.Response, bool]:
         """Ask the source, follow its redirects; returns the answer and whether it is from elsewhere."""
@@ -389,28 +389,3 @@ async def _together(work: list[Coroutine[Any, Any, None]]) -> None:
     failed = [e for task in tasks if not task.cancelled() and (e := task.exception()) is not None]
     if failed:
         raise failed[0]
-
-
-def _through_proxy(exc: httpx2.HTTPError) -> str:
-    """Words that name the proxy where a connection failed and one is set: it may be the proxy that does not answer."""
-    import urllib.request
-
-    import httpx2
-
-    if not isinstance(exc, httpx2.ConnectError):
-        return ""
-    proxies, url = urllib.request.getproxies(), exc.request.url
-    proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(url.host):
-        return ""
-    return f" (through the proxy {proxy.rstrip('/').rpartition('@')[2].rpartition('/')[2]})"
-
-
-def _is_certificate(exc: BaseException | None) -> bool:
-    import ssl
-
-    while exc is not None:
-        if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY_FAILED" in str(exc):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
