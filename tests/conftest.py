@@ -7,10 +7,12 @@ gets a store of its own with hard links to that one.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ from typing import Any
 import pytest
 
 from harness import Foundry
-from localfoundry import config, instance
+from localfoundry import build, config, instance
+from localfoundry.build import reencode
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.instance import ServiceState
 from localfoundry.sources.resolve import plan_variant
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
+from localfoundry.workers import openvino_ir
 
 _KEEP = {"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT", "CI"}
 _KEEP_PREFIXES = ("PIP_", "SSL_", "COVERAGE_", "PYTEST_")
@@ -59,6 +63,20 @@ def pulled_starter() -> Manifest:
         return await pull(Store(_CACHE), await plan_variant(model, model.variants[0], settings))
 
     return Store(_CACHE).find(STARTER) or asyncio.run(work())
+
+
+@pytest.fixture(scope="session")
+def reencoded_starter(pulled_starter: Manifest) -> Path:
+    """A folder of models with the starter model, and that model as OpenVINO reads it; anew when its code changes."""
+    files = [*sorted(Path(build.__path__[0]).glob("*.py")), Path(openvino_ir.__file__)]
+    code = b"".join(file.read_bytes() for file in files)
+    folder = _CACHE.with_name(f"test-reencoded-{hashlib.sha256(code).hexdigest()[:12]}")
+    if not folder.exists():
+        staged = Path(tempfile.mkdtemp(dir=_CACHE.parent))
+        shutil.copytree(_CACHE, staged, copy_function=os.link, dirs_exist_ok=True)
+        reencode.carry_out(Store(staged), reencode.plan(Store(staged), pulled_starter, reencode.OPENVINO))
+        staged.rename(folder)
+    return folder
 
 
 @pytest.fixture

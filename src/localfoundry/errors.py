@@ -23,6 +23,8 @@
     │   ├── InvalidSuite         400  a suite of tasks that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
+    │   ├── BadReference         400  a reference for fidelity that is damaged, or of another model
+    │   ├── LossyEncoding        400  re-encoding would change a model's weights by more than is allowed
     │   ├── MissingExtra         400  an optional part of this product is not installed
     │   └── InsufficientMemory   400  the model does not fit the memory, whatever is unloaded
     ├── RateLimitExceeded        429  an API key has used up its requests or tokens of this minute
@@ -273,6 +275,18 @@ class BadBundle(UsageError):
     """A bundle is damaged, hostile, or not signed by the key that was asked for. Nothing of it was filed."""
 
     code = "bad_bundle"
+
+
+class BadReference(UsageError):
+    """A reference for `foundry eval --fidelity` is damaged, or there is none for these weights."""
+
+    code = "bad_reference"
+
+
+class LossyEncoding(UsageError):
+    """A re-encoding was refused: it would change the weights by more than its bound. Nothing of it was kept."""
+
+    code = "lossy_encoding"
 
 
 class MissingExtra(UsageError):

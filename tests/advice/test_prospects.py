@@ -22,6 +22,7 @@ from localfoundry.advice.wishes import Wishes
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.cli import recommended
+from localfoundry.engines.onnx import Onnx
 from localfoundry.fit.calibration import Calibration, Note
 from localfoundry.formats.shape import LayerKind
 
@@ -88,8 +89,11 @@ def test_a_context_beyond_the_training_never_fits() -> None:
     assert prospect(model, variant, ROOMY, context=32769).fit == "never"
 
 
-def test_what_is_missing_is_named_and_nothing_is_guessed() -> None:
+def test_what_is_missing_is_named_and_nothing_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the ONNX engine its files are none that run here."""
     model, variant = sized("qwen2.5-7b")
+    assert prospect(model, msgspec.structs.replace(variant, format="onnx"), ROOMY).fit == "fits"
+    monkeypatch.setattr(Onnx, "missing", lambda self: "not installed")
     onnx = msgspec.structs.replace(variant, format="onnx")
     shapeless = msgspec.structs.replace(model, architecture=None)
     cases = [

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from api.server import Server
+
+# The suite on the real model is the same for all of them. ONNX takes part where there is a folder of the starter model,
+# made by benchmarks/onnx_models.py: FOUNDRY_TEST_ONNX names it.
+ENGINES = ("llama.cpp", "openvino", *(["onnx"] if "FOUNDRY_TEST_ONNX" in os.environ else []))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that uses `engine`, by itself or through a service, runs once for each."""
+    if "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", ENGINES, scope="module")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The mark `engines` of a test or of one of its cases, or else of its module, names those that it is for."""
+    others = [item for item in items if not _is_meant(item)]
+    if others:
+        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=others)
+
+
+def _is_meant(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("engines")
+    case = getattr(item, "callspec", None)
+    return mark is None or case is None or case.params.get("engine") in (None, *mark.args)
 
 
 @pytest.fixture(scope="module")

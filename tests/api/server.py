@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -89,6 +90,19 @@ class Server:
             return await pull(self.store, await resolve(str(source), settings=self.settings))
 
         return asyncio.run(work()).alias
+
+    def starter(self, engine: str, store: Path) -> None:
+        """Have the starter model: `store` with its GGUF files, or its ONNX folder for the engine that takes that."""
+        if engine != "onnx":
+            shutil.copytree(store, self.settings.models_dir, copy_function=os.link)
+            return
+        folder = self.home / "smollm2-135m"
+        shutil.copytree(os.environ["FOUNDRY_TEST_ONNX"], folder)
+
+        async def work() -> None:
+            await pull(self.store, await resolve(str(folder), settings=self.settings))
+
+        asyncio.run(work())
 
     # Asking
 

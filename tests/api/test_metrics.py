@@ -194,6 +194,7 @@ def test_the_last_minute_as_a_document(server: Server) -> None:
     assert told.keys() == {
         "version", "pid", "uptime_s", "window_s", "requests_per_s", "failed_per_s", "completion_tokens_per_s",
         "tokens_per_s", "time_to_first_token_s", "requests_running", "requests_waiting", "requests", "memory",
+        "preparing",
     }  # fmt: skip
     assert told["pid"] == server.state.pid
     assert 1 <= told["window_s"] <= RECENT_S

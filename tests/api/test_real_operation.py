@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,10 +23,15 @@ LONG: Any = [{"role": "user", "content": "Remember these: " + ", ".join(f"item {
 
 
 @pytest.fixture(scope="module")
-def real(pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("real"), FOUNDRY_CONTEXT_LENGTH=2048, FOUNDRY_HANG_TIMEOUT=2)
-    shutil.copytree(_CACHE, made.settings.models_dir, copy_function=os.link)
+def real(
+    engine: str, reencoded_starter: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    made = Server(
+        tmp_path_factory.mktemp("real"), FOUNDRY_CONTEXT_LENGTH=2048, FOUNDRY_HANG_TIMEOUT=2, FOUNDRY_ENGINE=engine
+    )
+    made.starter(engine, reencoded_starter)
     made.start()
+    made.http.timeout = 100
     made.fake("other")
     yield made
     made.stop()
@@ -42,13 +46,15 @@ def cached(usage: dict[str, Any]) -> int:
     return int(usage["prompt_tokens_details"]["cached_tokens"])
 
 
-def test_a_second_request_with_the_same_prefix_says_what_was_cached(real: Server) -> None:
+def test_a_second_request_with_the_same_prefix_says_what_was_cached(real: Server, engine: str) -> None:
     real.get("/openai/unloadall")
     assert cached(usage(real)) == 0
     second = usage(real)
-    assert cached(second) >= second["prompt_tokens"] - 1
+    left = 1 if engine == "llama.cpp" else 32  # others keep whole blocks of tokens
+    assert cached(second) >= second["prompt_tokens"] - left
 
 
+@pytest.mark.engines("llama.cpp")  # the only one that saves its conversations
 def test_a_switch_and_back_keeps_a_conversation_when_that_was_asked_for(real: Server) -> None:
     real.get("/openai/unloadall")
     real.post("/foundry/load", {"model": STARTER, "keep_state": True})
@@ -62,6 +68,7 @@ def test_a_switch_and_back_keeps_a_conversation_when_that_was_asked_for(real: Se
     assert not list(folder.rglob("*.bin")), "what was restored is not left on the disk"
 
 
+@pytest.mark.engines("llama.cpp")
 def test_without_being_asked_nothing_of_a_conversation_is_kept(real: Server) -> None:
     real.get("/openai/unloadall")
     usage(real)

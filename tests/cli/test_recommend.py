@@ -14,6 +14,7 @@ import pytest
 from hardware.recorded import MACHINES, Recorded
 from harness import Foundry
 from localfoundry.cli.main import run
+from localfoundry.engines.onnx import Onnx
 from localfoundry.hardware.machine import Bandwidth, Machine, decode, encode
 from localfoundry.hardware.survey import Probe, survey
 from localfoundry.results import place, sharing, team_file
@@ -140,8 +141,9 @@ def test_wishes_that_contradict_each_other_are_told_apart_and_the_hint_works(ask
     assert code == 1 and "nobody passes these together" in text
 
 
-def test_words_for_a_person(ask: Ask, tmp_path: Path) -> None:
+def test_words_for_a_person(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table, a sentence for each, no winner without evidence, why not the others; not longer than a screen."""
+    monkeypatch.setattr(Onnx, "missing", lambda self: "not installed")
     there = ["--for-machine", str(described("epyc-vm", tmp_path))]
     code, text, err = ask("--ram", "8GB", "--min-speed", "30", *there, as_json=False)
     assert code == 0 and not err

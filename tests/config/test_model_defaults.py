@@ -53,6 +53,8 @@ def test_every_choice_fills_its_field() -> None:
         "system": "s",
         "pinned": True,
         "keepState": True,
+        "engine": "onnx",
+        "profile": "chat",
     }
     chosen = {option.key: samples.get(option.key, 1) for option in MODEL_OPTIONS}
     found = settings({"m": chosen}).defaults_for(("m",))

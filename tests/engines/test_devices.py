@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from localfoundry import config
-from localfoundry.engines.devices import Reach, parse, reach, with_engines
+from localfoundry.engines.devices import Reach, of_libraries, parse, reach, with_engines
+from localfoundry.engines.fake import FakeEngine
 from localfoundry.hardware.machine import Accelerator, Cpu, Machine, MemoryFacts
 
 _LISTED = """ggml_cuda_init: found 1 CUDA devices:
@@ -62,3 +63,37 @@ def test_an_npu_is_not_used_by_a_backend_for_gpus() -> None:
     sycl = Reach("llama.cpp (native)", ("gguf",), (("SYCL", "Intel Arc"),))
     assert sycl.uses(Accelerator("Intel Arc A770", "intel", "gpu"))
     assert not sycl.uses(Accelerator("Intel Meteor Lake NPU", "intel", "npu"))
+
+
+class Library(FakeEngine):
+    """An engine whose library is asked; `absent`: it is not installed."""
+
+    formats = frozenset({"gguf"})
+
+    def __init__(self, name: str, absent: str | None = None) -> None:
+        super().__init__(name)
+        self._absent = absent
+
+    def missing(self) -> str | None:
+        return self._absent
+
+
+def test_a_library_that_is_not_installed_is_said_with_its_command() -> None:
+    (found,) = of_libraries([Library("openvino", "not installed: pip install x"), FakeEngine()])
+    assert (found.engine, found.devices, found.missing) == ("openvino", None, "not installed: pip install x")
+
+
+def test_a_library_is_asked_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is broken, as with a driver that does not fit, ends that process and not the command."""
+    library = tmp_path / "onnxruntime.py"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider", "AzureExecutionProvider"]
+    library.write_text(f"def get_available_providers():\n    return {providers!r}\n")
+    (found,) = of_libraries([Library("onnx")])
+    assert found.devices == (("CUDA", "what CUDA drives"),)
+    assert found.uses(Accelerator("NVIDIA GeForce RTX 4090", "nvidia", "gpu"))
+    assert not found.uses(Accelerator("AMD Radeon 780M Graphics", "amd", "gpu"))
+    library.write_text("raise ImportError('libcuda.so.1: cannot open shared object file')\n")
+    (broken,) = of_libraries([Library("onnx")])
+    assert broken.devices is None
+    assert "libcuda.so.1" in broken.reason

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from localfoundry import config, engines
+from localfoundry import config
 from localfoundry.engines.base import Endpoint, LoadRequest
-from localfoundry.engines.fake import FakeEngine
 from localfoundry.engines.llama_cpp import LlamaCpp
-from localfoundry.errors import InvalidSetting, NotRunnable
+from localfoundry.errors import InvalidSetting
 
 LOADED = """\
 0.00.000.492 I srv          init: initializing ...
@@ -190,10 +189,3 @@ def test_a_complaint_without_a_known_word_is_the_last_lines() -> None:
     assert LlamaCpp().complaint("") == ""
     assert "/" not in LlamaCpp().complaint("error: C:\\Users\\ann\\m.gguf and /srv/x/m.gguf are bad")
     assert "ann" not in LlamaCpp().complaint("error: C:\\Users\\ann\\m.gguf is bad")
-
-
-def test_formats_and_their_engines() -> None:
-    assert isinstance(engines.choose("gguf"), LlamaCpp)
-    assert isinstance(engines.choose("fake"), FakeEngine)
-    with pytest.raises(NotRunnable, match="formats that run: gguf"):
-        engines.choose("safetensors")

@@ -239,6 +239,6 @@ async def test_a_format_that_nothing_runs(running: Service) -> None:
     assert manifest is not None
     file = running.store.folder(manifest) / "manifest.json"
     file.chmod(0o644)
-    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, format="onnx")))
-    with pytest.raises(NotRunnable, match="formats that run: gguf"):
+    file.write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, format="safetensors")))
+    with pytest.raises(NotRunnable, match="formats that run: gguf, onnx, openvino"):
         await running.load(name)

@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from localfoundry.api import exchange, requests
-from localfoundry.errors import InvalidRequest
 from localfoundry.service.loading import LoadedModel
 from localfoundry.service.memory import resident_bytes
 from localfoundry.service.planning import LoadOptions
@@ -24,8 +23,10 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
     async def load(request: Request) -> JSONResponse:
         data = await requests.body(request, service.settings.max_body_bytes)
         wanted = requests.parse(data, requests.LoadBody)
-        _check_device(wanted.device)
-        options = LoadOptions(wanted.retain, wanted.ttl, wanted.context, wanted.pin, wanted.keep_state, wanted.force)
+        options = LoadOptions(
+            wanted.retain, wanted.ttl, wanted.context, wanted.pin, wanted.keep_state, wanted.force, wanted.engine,
+            wanted.device,
+        )  # fmt: skip
         before = service.loaded(wanted.model)
         model = await service.load(wanted.model, options)
         exchange.of(request.scope).model = model.id
@@ -52,23 +53,29 @@ def routes(service: Service, shutdown: Callable[[], None]) -> list[Route]:
 def describe(service: Service, model: LoadedModel) -> dict[str, object]:
     """A loaded model for reporting. Sizes in bytes, times in seconds; `engine_load_s` is the engine's own figure.
 
+    `file` is the version whose bytes run, the model's own or a re-encoding of it; `quantization` and `sha256` are its.
     In `memory`, `claimed` is what the ledger counts it with; `process` is resident now, mapped weights included.
     """
-    now = time.monotonic()
+    now, plan = time.monotonic(), model.resident.plan
     idle = now - model.last_used
     leaves = model.ttl_s > 0 and not model.pinned
     return {
         "alias": model.manifest.alias,
         "id": model.id,
         "engine": model.command.engine,
+        "engine_name": model.engine.name,
         "device": model.command.device,
-        "engine_reason": model.command.reason,
+        "engine_reason": f"{plan.engine_reason}; {model.command.reason}"
+        if plan.engine_reason
+        else model.command.reason,
+        "engines_left_out": [{"engine": one.engine, "why": one.why} for one in (*plan.failed, *plan.left_out)],
+        "file": model.runs.id,
         "state": model.state,
         "pid": model.worker.pid,
         "socket": model.worker.endpoint.path,
         "context": model.context,
         "context_trained": model.manifest.context_length,
-        "context_usual": model.resident.plan.usual_context or model.context,
+        "context_usual": plan.usual_context or model.context,
         "tasks": list(model.manifest.tasks),
         "load_s": model.load_s,
         "engine_load_s": model.engine_load_s,
@@ -77,16 +84,9 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "requests_waiting": service.waiting(model.id),
         "tokens_per_s": model.rate.per_second(now),
         "pinned": model.pinned,
-        "forced": model.resident.plan.forced,
+        "forced": plan.forced,
         "ttl_s": model.ttl_s,
         "ttl_left_s": max(model.ttl_s - idle, 0.0) if leaves and not model.in_flight else None,
-        "quantization": model.manifest.quantization,
-        "sha256": model.manifest.files[0].sha256,
+        "quantization": model.runs.quantization,
+        "sha256": model.runs.files[0].sha256,
     }
-
-
-def _check_device(device: str | None) -> None:
-    if device is not None and device.upper() != "CPU":
-        raise InvalidRequest(
-            f"no engine here runs on {device}; devices that can be used: CPU", param="device", hint="--device CPU"
-        )

@@ -180,6 +180,7 @@ def stats(service: Service, counters: Counters, now: float) -> dict[str, object]
         "requests_running": sum(model.in_flight for model in models),
         "requests_waiting": sum(service.waiting(name) for name in counters.models | {m.id for m in models}),
         "requests": sum(counters.requests.values()),
+        "preparing": [{"id": one.source.id, "words": one.words, "share": one.share} for one in service.preparing],
         "memory": service.memory() | {"service": resident_bytes(os.getpid())},
     }
 

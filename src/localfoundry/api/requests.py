@@ -101,6 +101,7 @@ class LoadBody(msgspec.Struct, kw_only=True):
     ttl: Annotated[int, msgspec.Meta(ge=0, le=LONGEST_TTL_S)] | None = None
     context: Count | None = None
     device: str | None = None
+    engine: str | None = None
     pin: bool | None = None
     keep_state: bool | None = None
     force: bool = False  # although the estimate says that it does not fit

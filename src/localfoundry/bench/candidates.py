@@ -21,7 +21,7 @@ class Candidate(msgspec.Struct, frozen=True):
     `max_tokens` and `prompt_words`: None takes the scenario's own. `prompt` replaces the scenario's text behind the
     nonce. `parameters` go into the request body as they are, over everything else there; a null takes a field out.
     `endpoint` is the address where it is no model of the local service; prices are per million tokens.
-    `settings` is how it is loaded (`context`, `threads`) where that is not left to the service.
+    `settings` is how it is loaded (`context`, `threads`, `engine`) where that is not left to the service.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Candidate(msgspec.Struct, frozen=True):
     key_env: str | None = None
     price_in: float | None = None
     price_out: float | None = None
-    settings: dict[str, int] = {}
+    settings: dict[str, int | str] = {}
 
     @property
     def host(self) -> str | None:

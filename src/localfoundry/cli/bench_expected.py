@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from localfoundry import engines
 from localfoundry.advice.processor import processor_of
 from localfoundry.bench.expected import Expected, compared
 from localfoundry.bench.others import Others
 from localfoundry.cli import context
 from localfoundry.config import Settings
 from localfoundry.engines import llama_fit
+from localfoundry.engines.llama_cpp import LlamaCpp
 from localfoundry.hardware.survey import Probe, survey
 from localfoundry.service import learning
 
@@ -31,9 +31,9 @@ def _of(given: Settings, outcome: Outcome, loaded: Loaded, others: float) -> lis
     candidate = outcome.candidate
     manifest = context.cached(given, candidate.model) if candidate.endpoint is None else None
     account = loaded.accounts.get(candidate.model)
-    if manifest is None or account is None or manifest.format != "gguf":
+    if manifest is None or account is None or account["engine_name"] != LlamaCpp.name:
         return []
-    engine = engines.choose(manifest.format).version(given)
+    engine = LlamaCpp().version(given)
     processor = processor_of(survey(given.home, Probe.NEVER), native=engine.startswith("native "))
     shape = llama_fit.shape_of(manifest, context.store(given).main_file(manifest))
     if processor is None or shape is None:

@@ -47,7 +47,9 @@ class Loaded:
         """
         async with ServiceClient(self._state) as client:
             await client.post("/foundry/unload", {"model": candidate.model})
-            wish = {"model": candidate.model, "retain": bool(self.accounts)}
+            wish: dict[str, object] = {"model": candidate.model, "retain": bool(self.accounts)}
+            if "engine" in candidate.settings:
+                wish["engine"] = candidate.settings["engine"]
             account = await client.post("/foundry/load", wish)
         self.accounts[candidate.model] = account
         return float(account["load_s"])

@@ -49,6 +49,9 @@ _OPTIONS = (
     click.option("--seed", type=int, default=42, show_default=True, help="Of prompts and sampling."),
     click.option("--cold", is_flag=True, help="Also the first token from a stopped service, and model switches; in a "
                  "service of its own."),
+    click.option("--engine", envvar="BENCH_ENGINE",
+                 help="Engine that runs the local models; `foundry compare MODEL MODEL@engine=NAME` sets two beside "
+                 "each other."),
 )  # fmt: skip
 
 
@@ -108,7 +111,8 @@ def read_candidates(models: Sequence[str], given: dict[str, Any]) -> list[Candid
     from localfoundry.bench.candidates import Candidate
 
     counts: tuple[int | None, ...] = given["max_tokens"] or (None,)
-    wanted = [Candidate(model, model) for model in models] + read_endpoints(given)
+    chosen: dict[str, int | str] = {"engine": given["engine"]} if given.get("engine") else {}
+    wanted = [Candidate(model, model, settings=chosen) for model in models] + read_endpoints(given)
     if not wanted:
         raise InvalidRequest(
             "there is nothing to measure: no model was named", hint="foundry bench smollm2-135m", param="models"

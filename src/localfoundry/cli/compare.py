@@ -28,8 +28,8 @@ _TASKS = {
     "chat": "chat", "code": "code", "reasoning": "chat", "extraction": "structured", "recall": "retrieval",
     "tools": "chat",
 }  # fmt: skip
-_VARIANT = re.compile(r"^(?P<model>.+)@(?P<settings>(?:ctx|threads)=[^@]*)$")
-_SETTINGS = {"ctx": "context", "threads": "threads"}
+_VARIANT = re.compile(r"^(?P<model>.+)@(?P<settings>(?:ctx|threads|engine)=[^@]*)$")
+_SETTINGS = {"ctx": "context", "threads": "threads", "engine": "engine"}
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -67,7 +67,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 def compare(models: tuple[str, ...], sources: tuple[str, ...], as_json: bool, **options: Any) -> int:  # fmt: skip
     """Compare models side by side, and say which one to take and on what evidence.
 
-    One model can be compared with itself in other settings: MODEL@ctx=4096, MODEL@threads=1, MODEL@ctx=4096,threads=2.
+    One model can be compared with itself in other settings: MODEL@ctx=4096, MODEL@threads=1, MODEL@engine=openvino,
+    MODEL@ctx=4096,threads=2.
     Variants of a model, such as its quantizations, are named by their ids (`foundry model info MODEL`).
     """
     given = context.settings()
@@ -202,15 +203,22 @@ def _variant(candidate: Candidate) -> Candidate:
     """`MODEL@ctx=4096,threads=1` as a model with settings. Raises InvalidRequest."""
     import msgspec
 
+    from localfoundry.engines import engines
+    from localfoundry.engines.choice import named
+
     match = _VARIANT.match(candidate.model)
     if match is None or candidate.endpoint is not None:
         return candidate
-    settings: dict[str, int] = {}
+    settings: dict[str, int | str] = {}
     for part in match["settings"].split(","):
         name, _, value = part.partition("=")
+        if name == "engine":
+            settings["engine"] = named(value, engines()).name
+            continue
         if name not in _SETTINGS or not value.isdecimal() or not 1 <= int(value) <= 10_000_000:
             raise InvalidRequest(
-                f"{candidate.model!r}: {part!r} is no setting; there are ctx=TOKENS and threads=NUMBER", param="models"
+                f"{candidate.model!r}: {part!r} is no setting; there are ctx=TOKENS, threads=NUMBER and engine=NAME",
+                param="models",
             )
         settings[_SETTINGS[name]] = int(value)
     return msgspec.structs.replace(candidate, model=match["model"], settings=settings)

@@ -83,7 +83,7 @@ class Services:
         return msgspec.structs.replace(
             row, engine=account["engine"], quantization=account["quantization"], file_sha256=account["sha256"],
             model_id=account["id"], context=account["context"], format=manifest.format if manifest else None,
-            threads=candidate.settings.get("threads"),
+            threads=_threads(candidate),
         )  # fmt: skip
 
 
@@ -114,11 +114,18 @@ def _id(given: Settings, candidate: Candidate) -> str:
     return manifest.id if manifest else candidate.model
 
 
+def _threads(candidate: Candidate) -> int | None:
+    count = candidate.settings.get("threads")
+    return count if isinstance(count, int) else None
+
+
 def _choices(candidate: Candidate) -> dict[str, object]:
     """As the settings file of a service has them."""
     found: dict[str, object] = {}
     if "context" in candidate.settings:
         found["context"] = candidate.settings["context"]
+    if "engine" in candidate.settings:
+        found["engine"] = candidate.settings["engine"]
     if "threads" in candidate.settings:
         count = str(candidate.settings["threads"])
         found["engineArguments"] = ["--threads", count, "--threads-batch", count]

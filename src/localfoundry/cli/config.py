@@ -158,9 +158,10 @@ def _check_model(given: Settings, key: Key, value: str | None) -> None:
     if context.cached(given, key.model) is None and context.catalog(given).find(key.model) is None:
         output.note(f"note: no model is called {key.model} so far; see: foundry model list")
     if key.choice.name == "engine_arguments":
-        from localfoundry.engines.llama_cpp import LlamaCpp
+        from localfoundry.engines import choice, engines
 
-        LlamaCpp().check_arguments(key.parse(value, "the command line"), key.model, given)
+        engine = choice.named(given.defaults_for((key.model,)).engine or choice.ARGUMENTS_OF, engines())
+        engine.check_arguments(key.parse(value, "the command line"), key.model, given)
 
 
 def _tell(given: Settings, keys: list[Key]) -> None:

@@ -34,15 +34,27 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the last run of the same models, suites and settings.")
 @click.option("--list", "as_list", is_flag=True, help="List the packs.")
 @click.option("--check", "checked", metavar="FILE", help="Try a suite on its own key, and ask no model.")
+@click.option("--fidelity", is_flag=True, help="Compare with the source weights in float32 instead of asking tasks.")
+@click.option("--engine", help="With --fidelity: the engine that is measured, and no other.")
+@click.option("--reference", metavar="FILE", help="What --fidelity compares with; the shipped one when left out.")
+@click.option("--every", type=click.IntRange(1, 256), default=8, show_default=True,
+              help="With --fidelity: only each N-th position of the text.")  # fmt: skip
 @context.json_option
 def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, items: int | None, extra_tokens: int,
-             timeout_s: float, seed: int, resume: bool, as_list: bool, checked: str | None, as_json: bool,
+             timeout_s: float, seed: int, resume: bool, as_list: bool, checked: str | None, fidelity: bool,
+             engine: str | None, reference: str | None, every: int, as_json: bool,
              **endpoints: Any) -> int:  # fmt: skip
     """Judge models by tasks with answers that can be checked: accuracy with intervals, and time per solved task."""
     if as_list:
         return _list(as_json)
     if checked is not None:
         return _check(checked, as_json)
+    if fidelity:
+        from localfoundry.cli.eval_fidelity import measure
+
+        return measure(models, engine, reference, every, as_json)
+    if engine is not None:
+        raise UsageError("--engine goes with --fidelity", hint=f"foundry config set models.MODEL.engine {engine}")
     candidates = _candidates(models, endpoints)
     from localfoundry.quality.results import Plan, SuiteRun
 

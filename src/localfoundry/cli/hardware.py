@@ -26,12 +26,12 @@ _NARROW = 60  # below it, a value stands on a line of its own
 @context.json_option
 def hardware(probe: bool, as_json: bool) -> None:
     """Show processor, memory and its bandwidth, disks, GPUs and NPUs, and which engines can use them."""
-    from localfoundry.engines import devices
+    from localfoundry.engines import devices, engines
     from localfoundry.hardware import machine
     from localfoundry.hardware.survey import Probe, survey
 
     given = context.usable_settings()
-    reaches = devices.reach(given)
+    reaches = devices.reach(given) + devices.of_libraries(engines())
     found = devices.with_engines(survey(given.home, Probe.AGAIN if probe else Probe.ONCE), reaches)
     if as_json:
         output.data(machine.encode(found).decode())
@@ -93,6 +93,8 @@ def _bandwidth(found: Bandwidth | None) -> str:
 
 
 def _engine(reach: Reach) -> str:
+    if reach.missing is not None:
+        return f"{reach.engine}: {reach.missing}"
     names = ", ".join(name for _, name in reach.devices or ())
     where = "unknown devices" if reach.devices is None else f"the processor and {names}" if names else "the processor"
     return f"{reach.engine}: {', '.join(reach.formats)} on {where}" + (f" ({reach.reason})" if reach.reason else "")

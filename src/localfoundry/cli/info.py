@@ -8,11 +8,11 @@ import msgspec
 
 from localfoundry import engines
 from localfoundry.catalog.model import Model
-from localfoundry.cli import context, fit, output, speed
+from localfoundry.cli import context, engine_choice, fit, output, speed
 from localfoundry.config import Settings, model_defaults
 from localfoundry.formats.template import TemplateCheck
 from localfoundry.store.adopted import Adoption, state_of
-from localfoundry.store.manifest import Manifest
+from localfoundry.store.manifest import Manifest, Recipe
 from localfoundry.units import format_bytes
 
 
@@ -43,6 +43,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "cached": [_version(given, m) for m in versions],
         "chatTemplate": template,
         "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
+        "engines": engine_choice.describe(given, newest),
         "memory": memory,
         "speed": speed.describe(given, fit.shape_of(given, newest, model), memory, newest),
         "chosen": _chosen(given, alias, newest),
@@ -119,6 +120,7 @@ def show(info: dict[str, Any]) -> None:
     _show_variants(info["variants"])
     _show_cached(info["cached"])
     _show_template(info)
+    engine_choice.show(info["engines"])
     fit.show(info["memory"])
     speed.show(info["speed"])
 
@@ -155,6 +157,10 @@ def _show_cached(versions: list[dict[str, Any]]) -> None:
             adoption = msgspec.convert(version["adoption"], Adoption)
             more = f" and {len(adoption.paths) - 1} more" if len(adoption.paths) > 1 else ""
             output.data(f"        {adoption.words}: {adoption.paths[0]}{more}")
+        if "recipe" in version:
+            from localfoundry.cli.reencode import recipe_words
+
+            output.data(f"        made here: {recipe_words(msgspec.convert(version['recipe'], Recipe))}")
         for left in version.get("adopted", {}).get("untranslated", ()):
             output.data(f"        not translated: {left}")
         for file in version["files"]:

@@ -69,3 +69,11 @@ def ledger(memory: Mapping[str, int]) -> str:
         f"{format_bytes(memory['claimed'])} of {format_bytes(memory['limit'])} granted to models, "
         f"{format_bytes(memory['others'])} used by others, {format_bytes(memory['reserve'])} kept free"
     )
+
+
+def why(loaded: Mapping[str, Any]) -> str:
+    """Of a model that is loaded: `phi-4-mini:1 runs in openvino (CPU) because …; not llama.cpp: …`."""
+    words = f"{loaded['id']} runs in {loaded['engine']} on {loaded['device']}, because {loaded['engine_reason']}"
+    for one in loaded["engines_left_out"]:
+        words += f"; not {one['engine']}: {one['why']}"
+    return words

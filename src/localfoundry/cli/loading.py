@@ -31,6 +31,7 @@ class Wish:
     keep_state: bool | None = None
     pin: bool | None = None
     force: bool | None = None
+    engine: str | None = None
 
 
 def load_model(given: Settings, name: str, wish: Wish) -> dict[str, Any]:
@@ -49,6 +50,12 @@ def as_loaded(given: Settings, row: CandidateRow, account: dict[str, Any]) -> Ca
         row, engine=account["engine"], quantization=account["quantization"], file_sha256=account["sha256"],
         model_id=account["id"], context=account["context"], format=manifest.format if manifest else None,
     )  # fmt: skip
+
+
+def engine_option(command: F) -> F:
+    """`--engine`: a person's choice."""
+    text = "The engine that runs it, and no other: llama.cpp, openvino or onnx."
+    return click.option("--engine", help=text)(command)
 
 
 def force_option(command: F) -> F:
@@ -72,6 +79,10 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
     memory = loaded["memory"]
     output.data(f"Service:  {url}/v1 (OpenAI-compatible), worker process {loaded['pid']}")
     output.data(f"Engine:   {loaded['engine']} on {loaded['device']}, because {loaded['engine_reason']}")
+    for passed in loaded["engines_left_out"]:
+        output.data(f"          not {passed['engine']}: {passed['why']}")
+    if loaded["file"] != loaded["id"]:
+        output.data(f"File:     {loaded['file']}, a re-encoding of {loaded['id']}")
     output.data(f"Context:  {loaded['context']} tokens, trained for {loaded['context_trained'] or 'unknown'}")
     if loaded["context_usual"] > loaded["context"]:
         output.data(f"          {loaded['context_usual']} would be usual, and do not fit the memory")
@@ -90,11 +101,12 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
 @click.option("--device", help="CPU, GPU or NPU.")
 @click.option("--pin/--no-pin", default=None, help="Never unload it for being idle or for the room.")
 @click.option("--keep-state", is_flag=True, default=None, help="Save its conversations when another model replaces it.")
+@engine_option
 @force_option
 @context.json_option
 def load(
     model: str, ttl: int | None, ctx: int | None, device: str | None, pin: bool | None, keep_state: bool | None,
-    force: bool, as_json: bool,
+    engine: str | None, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Load a model in the service, beside those that are loaded."""
     given = context.settings()
@@ -105,7 +117,7 @@ def load(
         instance.start(given)
     else:
         service.started(given)
-    loaded = load_model(given, model, Wish(True, ttl, ctx, device, keep_state, pin, force or None))
+    loaded = load_model(given, model, Wish(True, ttl, ctx, device, keep_state, pin, force or None, engine))
     warn_of_force(loaded)
     if as_json:
         output.document(loaded)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from localfoundry import config, engines
+from localfoundry import config
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
 from localfoundry.errors import FoundryError, LockMismatch, NotRunnable, UsageError
@@ -33,9 +33,12 @@ def lock(names: tuple[str, ...], path: Path, as_json: bool) -> None:
 
     given = context.settings()
     chosen = [required(given, n) for n in names] if names else context.store(given).current()
+    for made in [m for m in chosen if m.recipe is not None]:
+        output.note(f"{made.id} was made here and is not locked: foundry model reencode makes the same bytes again")
+    chosen = [m for m in chosen if m.recipe is None]
     if not chosen:
         raise UsageError("there are no models to lock", hint="foundry model download MODEL")
-    models = tuple({m.id: lockfile.locked(m, _engine(m.format, given)) for m in chosen}.values())
+    models = tuple({m.id: lockfile.locked(m, _engine(m, given)) for m in chosen}.values())
     text = lockfile.text_of(Lock(lockfile.FORMAT, _settings(given), models))
     with disk.writing(path):
         disk.replace_bytes(path.absolute(), text.encode())
@@ -119,7 +122,9 @@ def _differences(given: Settings, wanted: Lock) -> list[Difference]:
     current = {m.name: m for m in store.current()}
     found = lockfile.setting_differences(wanted, _settings(given))
     for model in wanted.model:
-        found += lockfile.differences(model, manifests, current.get(model.name), _engine(model.format, given))
+        here = lockfile.matching(model, manifests)
+        engine = _engine(here, given) if here is not None else None
+        found += lockfile.differences(model, manifests, current.get(model.name), engine)
     return found
 
 
@@ -128,12 +133,15 @@ def _settings(given: Settings) -> dict[str, int]:
     return {keys[name]: getattr(given, name) for name in _LOCKED_SETTINGS}
 
 
-def _engine(model_format: str, given: Settings) -> tuple[str, str] | None:
-    """Name and version of the engine that runs this format here; None where none does."""
+def _engine(manifest: Manifest, given: Settings) -> tuple[str, str] | None:
+    """Name and version of the engine that runs this version here; None where none does."""
+    from localfoundry.service import choosing
+
     try:
-        engine = engines.choose(model_format)
+        choice = choosing.choose(context.store(given), manifest, given, choosing.wish_of(manifest, given))
     except NotRunnable:
         return None
+    engine = choice.candidates[0].engine
     return engine.name, engine.version(given)
 
 

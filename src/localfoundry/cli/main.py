@@ -63,6 +63,7 @@ MODEL = {
     "pin": "versions:pin",
     "unpin": "versions:unpin",
     "rollback": "versions:rollback",
+    "reencode": "reencode:reencode",
     "benchmark": "bench_run:bench_run",
 }
 CACHE = {

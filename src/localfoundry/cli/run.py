@@ -11,7 +11,7 @@ import click
 from localfoundry import instance
 from localfoundry.cli import context, output
 from localfoundry.cli.answer import Sampling, ask, complete_text
-from localfoundry.cli.loading import Wish, force_option, load_model, show_account, warn_of_force
+from localfoundry.cli.loading import Wish, engine_option, force_option, load_model, show_account, warn_of_force
 from localfoundry.cli.pull import pull_model
 from localfoundry.config import Settings
 from localfoundry.errors import InvalidRequest
@@ -46,7 +46,7 @@ def _load_options(command: F) -> F:
         click.option("--keep-state", is_flag=True, default=None,
                      help="Save its conversations when another model replaces it, and go on from there."),
     ]  # fmt: skip
-    for option in reversed([*options, force_option]):
+    for option in reversed([*options, engine_option, force_option]):
         command = option(command)
     return command
 
@@ -58,14 +58,14 @@ def _load_options(command: F) -> F:
 @context.json_option
 def run_model(
     model: str, prompt: str | None, system: str | None, verbose: bool, retain: bool | None, ttl: int | None,
-    device: str | None, ctx: int | None, keep_state: bool | None, force: bool, as_json: bool,
-    **sampling: Any,
+    device: str | None, ctx: int | None, keep_state: bool | None, engine: str | None, force: bool,
+    as_json: bool, **sampling: Any,
 ) -> None:  # fmt: skip
     """Run a model: download it if needed, load it, and chat, or answer a prompt or what is piped in."""
     _check_prompt(prompt)
     given = context.settings()
     session = _Session(given, model, verbose=verbose, quiet=as_json)
-    session.make_ready(Wish(retain, ttl, ctx, device, keep_state, force=force or None))
+    session.make_ready(Wish(retain, ttl, ctx, device, keep_state, force=force or None, engine=engine))
     options = Sampling(system=system, **sampling)
     if prompt is None and verbose and not as_json and not _has_terminal():
         from localfoundry.cli.chat import greet

@@ -11,6 +11,7 @@ import click
 
 from localfoundry import config, instance
 from localfoundry.cli import context, loaded, output
+from localfoundry.cli.loaded import why
 from localfoundry.config import Settings, model_defaults
 from localfoundry.instance import ServiceState
 
@@ -123,19 +124,31 @@ def status(as_json: bool) -> None:
 
 @click.command()
 @context.json_option
-@click.option("--verbose", "-v", is_flag=True, help="A table: engine, state, memory, context, requests, speed.")
+@click.option(
+    "--verbose",
+    "-v",
+    is_flag=True,
+    help="A table (engine, state, memory, context, requests, speed), and why each engine.",
+)
 def ps(as_json: bool, verbose: bool) -> None:
     """List the models that are loaded."""
     given = context.settings()
     models: list[dict[str, Any]] = []
+    preparing: list[dict[str, Any]] = []
     if instance.running(given) is not None:
-        models = context.with_service(given, lambda client: client.get("/foundry/ps"))
+        told = context.with_service(given, loaded.ask)
+        models, preparing = told.models, told.stats["preparing"]
     if as_json:
-        output.document({"models": models})
-    elif not models:
+        output.document({"models": models, "preparing": preparing})
+        return
+    for one in preparing:
+        output.note(f"{one['id']} is being loaded: {one['words']}")
+    if not models:
         output.data("No models are currently loaded in the service")
     elif verbose:
         output.table(*loaded.table(models))
+        for model in models:
+            output.note(why(model))
     else:
         output.data("Models running in service:")
         output.data(f"    {'Alias':<30} Model ID")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from localfoundry import engines, fit
+from localfoundry import fit
 from localfoundry.advice.processor import UNKNOWN, processor_of
 from localfoundry.cli import output
 from localfoundry.config import Settings
 from localfoundry.engines import llama_fit
-from localfoundry.errors import NotRunnable
+from localfoundry.engines.llama_cpp import LlamaCpp
 from localfoundry.fit.calibration import Calibration, Quantity, Subject
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.speed import Speed
@@ -66,10 +66,7 @@ def _corrected(known: Calibration, quantity: Quantity, speed: Speed, subject: Su
 
 def _is_native(given: Settings) -> bool:
     """Whether a load would get an engine built for this machine. A server that is configured and not there is none."""
-    try:
-        return engines.choose("gguf").version(given).startswith("native ")
-    except NotRunnable:
-        return False
+    return LlamaCpp.native_server(given) is not None
 
 
 def _figure(found: Interval, made_of: Speed | None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from localfoundry.config.keys import Key
 from localfoundry.config.model_defaults import ModelDefaults
 from localfoundry.config.values import boolean as _boolean
 from localfoundry.config.values import integer as _integer
+from localfoundry.config.values import one_of as _one_of
 from localfoundry.config.values import text as _text
 
 
@@ -82,15 +83,6 @@ def _level(value: object) -> str:
     if isinstance(value, str) and value.lower() in levels:
         return value.lower()
     raise ValueError("one of " + ", ".join(levels))
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if isinstance(value, str) and value.lower() in words:
-            return value.lower()
-        raise ValueError("one of " + ", ".join(words))
-
-    return parse
 
 
 def _collector(value: object) -> str:
@@ -224,6 +216,32 @@ class Settings:
         "FOUNDRY_LLAMA_SERVER",
         _text,
         "`auto` (one on the PATH, else the bundled worker), `bundled`, or a path.",
+        live="load",
+    )
+    engine: str = option(
+        "auto",
+        "engine",
+        "FOUNDRY_ENGINE",
+        _one_of("auto", *model_defaults.ENGINES),
+        "Engine that comes first for every model that it takes; `auto` leaves it to `profile`.",
+        live="load",
+    )
+    profile: str = option(
+        "auto",
+        "profile",
+        "FOUNDRY_PROFILE",
+        _one_of(*model_defaults.PROFILES),
+        "What engines are chosen for: `chat`, one conversation at a time; `throughput`, many requests at once; or "
+        "`auto`.",
+        live="load",
+    )
+    reencode: str = option(
+        "auto",
+        "reencode",
+        "FOUNDRY_REENCODE",
+        _one_of("auto", "never"),
+        "Whether a load may make a re-encoding of a file that the chosen engine reads badly: `auto`, where that takes "
+        "seconds; or `never`.",
         live="load",
     )
     catalog_file: Path | None = option(

@@ -2,7 +2,7 @@
 
 Each choice is declared once, as settings are (`config.py`). Choices for an alias hold for every version of the model;
 those for a name, and for an id with its version, win over them one by one. What the choices do is decided elsewhere:
-`context`, `parallel` and `engineArguments` at the next load, the rest at the next request.
+how it is loaded (`context`, `parallel`, `engine` and the like) at the next load, the rest at the next request.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from localfoundry.config.values import Parser, arguments, boolean, integer, number, text, texts
+from localfoundry.config.values import Parser, arguments, boolean, integer, number, one_of, text, texts
 from localfoundry.errors import InvalidSetting
 
 LONGEST_NAME = 300
+ENGINES = ("llama.cpp", "openvino", "onnx", "fake", "fake2")  # those of `engines/`, which a test compares
+PROFILES = ("auto", "chat", "throughput")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,13 @@ MODEL_OPTIONS: tuple[ModelOption, ...] = (
     ModelOption("pinned", "pinned", boolean, "Not unloaded to make room for another.", takes_effect="next load"),
     ModelOption(
         "keepState", "keep_state", boolean, "Its prompt cache is kept on the disk when it is unloaded.",
+        takes_effect="next load",
+    ),
+    ModelOption(
+        "engine", "engine", one_of(*ENGINES), "The engine that runs it, and no other.", takes_effect="next load"
+    ),
+    ModelOption(
+        "profile", "profile", one_of(*PROFILES), "What its engine is chosen for: `chat`, `throughput` or `auto`.",
         takes_effect="next load",
     ),
     ModelOption(
@@ -82,6 +91,8 @@ class ModelDefaults:
     parallel: int | None = None
     pinned: bool | None = None
     keep_state: bool | None = None
+    engine: str | None = None
+    profile: str | None = None
     system: str | None = None
     sampling: Mapping[str, float | str | list[str]] = field(default_factory=dict, hash=False)
     engine_arguments: tuple[str, ...] = ()

@@ -61,6 +61,17 @@ def text(value: object) -> str:
     return value
 
 
+def one_of(*words: str) -> Callable[[object], str]:
+    """One of these words, in any case."""
+
+    def parse(value: object) -> str:
+        if isinstance(value, str) and value.lower() in words:
+            return value.lower()
+        raise ValueError("one of " + ", ".join(words))
+
+    return parse
+
+
 def texts(at_most: int) -> Callable[[object], tuple[str, ...]]:
     """A list of texts, or one text alone, that are not empty; as text also JSON, `["a", "b"]`."""
 

@@ -39,6 +39,21 @@ class LoadRequest:
     tasks: tuple[str, ...] = ("chat",)
     state_dir: Path | None = None  # where conversations are saved to and restored from; None: that was not asked for
     engine_arguments: tuple[str, ...] = ()
+    device: str = "CPU"  # one of the engine's `devices`; a worker whose machine has none of them says so and ends
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What decides which engines can run a model. None or empty: not known, which speaks against no engine.
+
+    `architecture` is `general.architecture` of a GGUF or the type that a folder's configuration names; `tensor_types`
+    are those of the weights in GGUF's words, such as `Q4_1`.
+    """
+
+    format: str
+    architecture: str | None = None
+    tensor_types: frozenset[str] = frozenset()
+    tasks: tuple[str, ...] = ("chat",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +77,23 @@ class LoadAccount:
 class Engine(Protocol):
     name: str
     formats: frozenset[str]
+    devices: frozenset[str]  # kinds that a load can ask for: CPU, GPU, NPU
     heartbeat: str  # a path that is answered only while the part that computes is alive
     saves_state: bool  # whether it can save and restore the conversations in its memory
+
+    def missing(self) -> str | None:
+        """Why it cannot be used here at all, with the command that mends it; None: it can.
+
+        Asked by every list of models: it looks whether the library is there and does not import it.
+        """
+        ...
+
+    def takes(self, facts: ModelFacts) -> str | None:
+        """Why it cannot run a model of one of its formats, as far as that shows without loading; None: it can.
+
+        Tensor types that it reads, but badly, are no reason: `faithful.py` holds those.
+        """
+        ...
 
     def memory(
         self, manifest: Manifest, model_path: Path, context: int, parallel: int, arguments: tuple[str, ...] = ()
@@ -83,6 +113,10 @@ class Engine(Protocol):
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
         """The worker to start. Raises InvalidSetting where a configured engine is not there, or an argument wrong."""
+        ...
+
+    def check_arguments(self, arguments: tuple[str, ...], model: str, settings: Settings) -> None:
+        """Raise InvalidSetting where a load of this model with these arguments of a person would."""
         ...
 
     def version(self, settings: Settings) -> str:

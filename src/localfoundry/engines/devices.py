@@ -1,24 +1,30 @@
 """Which engines of this installation can use which hardware.
 
 Asked, not guessed: a native `llama-server` lists the devices it was built for. The bundled engine's wheel computes on
-the processor. The answer of a native one is not kept: it takes as long as its drivers take to start.
+the processor. The library of another engine is asked in a process of its own (`workers/reach.py`). No answer is kept:
+each takes as long as its drivers take to start.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from localfoundry.config import Settings
+from localfoundry.engines.base import Engine
 from localfoundry.engines.llama_cpp import LlamaCpp
 from localfoundry.errors import InvalidSetting
 from localfoundry.hardware.machine import Accelerator, Machine
 
 _TIMEOUT_S = 10
+_LIBRARIES = ("openvino", "onnx")  # engines that `workers/reach.py` knows
 _LISTED = re.compile(r"^\s*([A-Za-z]+)\d*: (.+?)(?: \(\d+ MiB[^)]*\))?$", re.MULTILINE)
 _VENDOR_OF_BACKEND = {"CUDA": "nvidia", "ROCM": "amd", "HIP": "amd", "METAL": "apple", "MTL": "apple", "SYCL": "intel"}
 
@@ -31,6 +37,7 @@ class Reach:
     formats: tuple[str, ...]
     devices: tuple[tuple[str, str], ...] | None = ()
     reason: str = ""
+    missing: str | None = None  # why it is not here, with the command that installs it
 
     def uses(self, accelerator: Accelerator) -> bool:
         """Whether the engine lists it: by the vendor of the backend, else (Vulkan, OpenCL) by name."""
@@ -55,6 +62,28 @@ def reach(settings: Settings) -> tuple[Reach, ...]:
     listed = _listed(server)
     reason = "llama-server --list-devices" if listed is not None else "llama-server --list-devices did not answer"
     return (Reach("llama.cpp (native)", formats, listed, reason),)
+
+
+def of_libraries(engines: Iterable[Engine]) -> tuple[Reach, ...]:
+    """The engines whose library is asked; each answers within 10 s or is said not to have. One after the other."""
+    return tuple(_of_library(engine) for engine in engines if engine.name in _LIBRARIES)
+
+
+def _of_library(engine: Engine) -> Reach:
+    formats, missing = tuple(sorted(engine.formats)), engine.missing()
+    if missing is not None:
+        return Reach(engine.name, formats, None, missing=missing)
+    argv = [sys.executable, "-m", "localfoundry.workers.reach", engine.name]
+    try:
+        told = subprocess.run(argv, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+                              timeout=_TIMEOUT_S, check=False)  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        late = isinstance(exc, subprocess.TimeoutExpired)
+        return Reach(engine.name, formats, None, f"its library did not {'answer in 10 s' if late else 'start'}")
+    if told.returncode:
+        words = told.stderr.strip().splitlines() or [f"it ended with status {told.returncode}"]
+        return Reach(engine.name, formats, None, f"its library: {words[-1][:200]}")
+    return Reach(engine.name, formats, tuple((str(kind), str(name)) for kind, name in json.loads(told.stdout)))
 
 
 def parse(text: str) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ Both speak the same HTTP API and write the same log, so everything above sees on
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 from localfoundry import fit
 from localfoundry.config import Settings
 from localfoundry.engines import llama_arguments, llama_fit
-from localfoundry.engines.base import LoadAccount, LoadRequest, WorkerCommand
+from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
 from localfoundry.errors import InvalidSetting
 from localfoundry.fit.memory import CHECKPOINTS
 from localfoundry.store.manifest import Manifest
@@ -36,8 +37,17 @@ class LlamaCpp:
 
     name = "llama.cpp"
     formats = frozenset({"gguf"})
+    devices = frozenset({"CPU"})
     heartbeat = "/slots"  # answered by the loop that computes, between two batches; /health is not
     saves_state = True
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server"):
+            return None
+        return "not installed: pip install xllamacpp"
+
+    def takes(self, facts: ModelFacts) -> str | None:
+        return None  # it knows nearly every architecture, and says so itself of one that it does not
 
     def memory(
         self, manifest: Manifest, model_path: Path, context: int, parallel: int, arguments: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from localfoundry.fit.memory import MIX_SPREAD, UNCERTAIN_SPREAD, Load, Memory, 
 from localfoundry.fit.processor import RATES, Processor, Rates, kernel_rate
 from localfoundry.fit.shape import EMBEDDING_TYPE, assumed_bytes, mix_of, of_catalog
 from localfoundry.fit.speed import all_cores, around, decode_factor, longer, prefill_consts, prefill_factor, steps_s
-from localfoundry.formats.gguf import bytes_per_value
+from localfoundry.formats.gguf_types import bytes_per_value
 
 
 class Part(NamedTuple):

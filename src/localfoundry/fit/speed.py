@@ -15,7 +15,7 @@ from math import hypot, sqrt
 from localfoundry.fit.interval import Interval
 from localfoundry.fit.memory import Load, cells, kv_bytes_per_cell
 from localfoundry.fit.processor import RATES, Processor, Rates, kernel_rate
-from localfoundry.formats.gguf import bytes_per_value
+from localfoundry.formats.gguf_types import bytes_per_value
 from localfoundry.formats.shape import ModelShape
 
 _START_S = 0.6  # a worker's process and its imports

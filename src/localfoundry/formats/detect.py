@@ -13,6 +13,8 @@ from localfoundry.errors import DiskError, NotAModel
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _FIRST_BYTES = 4096
+_OPENVINO_MODEL = "openvino_model.xml"
+_BESIDE_OPENVINO_MODEL = ("openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 _SAFE = "use the GGUF or safetensors form of this model; foundry model search finds them"
 _OTHER_BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: the model itself was not fetched", "git lfs pull"),
@@ -25,7 +27,8 @@ _OTHER_BEGINNINGS = (
 
 
 def identify(path: Path) -> str:
-    """`gguf`, `onnx` (an ONNX Runtime GenAI folder), `safetensors` (file or folder) or `fake` (the test engine).
+    """`gguf`, `onnx` (an ONNX Runtime GenAI folder), `openvino` (an OpenVINO IR folder), `safetensors` (file or
+    folder) or `fake` (the test engine).
 
     safetensors is recognised so that a person can be told what to do with it; no engine here runs it as it is.
     Raises NotAModel for anything else, with the safe format named for a pickle, and DiskError where it cannot be read.
@@ -61,8 +64,8 @@ def _identify_file(path: Path, first: bytes) -> str:
     if _is_safetensors(first, path):
         return "safetensors"
     raise NotAModel(
-        f"{path.name} is not a model: it is neither GGUF nor safetensors nor an ONNX Runtime GenAI folder",
-        hint="foundry model download takes a .gguf file or a folder with genai_config.json",
+        f"{path.name} is not a model: neither GGUF nor safetensors, nor a folder of ONNX Runtime GenAI or OpenVINO",
+        hint="foundry model download takes a .gguf file or a folder with genai_config.json or openvino_model.xml",
     )
 
 
@@ -70,6 +73,14 @@ def _identify_folder(folder: Path) -> str:
     names = sorted(entry.name.lower() for entry in folder.iterdir())
     if "genai_config.json" in names:
         return "onnx"
+    if _OPENVINO_MODEL in names:
+        missing = [name for name in _BESIDE_OPENVINO_MODEL if name not in names]
+        if missing:
+            raise NotAModel(
+                f"{folder.name} holds {_OPENVINO_MODEL} but no {' and no '.join(missing)}",
+                hint="export it whole: optimum-cli export openvino writes the model with its tokenizer",
+            )
+        return "openvino"
     for suffix, name in ((".gguf", "gguf"), (".safetensors", "safetensors")):
         if any(n.endswith(suffix) for n in names):
             return name
@@ -83,7 +94,9 @@ def _identify_folder(folder: Path) -> str:
         raise NotAModel(
             f"{folder.name} holds ONNX files but no genai_config.json", hint="export it for ONNX Runtime GenAI"
         )
-    raise NotAModel(f"{folder.name} holds no model: no .gguf, no genai_config.json, no .safetensors")
+    raise NotAModel(
+        f"{folder.name} holds no model: no .gguf, no genai_config.json, no openvino_model.xml, no .safetensors"
+    )
 
 
 def _is_pickle(path: Path, first: bytes) -> bool:

@@ -21,6 +21,7 @@ import msgspec
 from localfoundry.catalog.model import Architecture
 from localfoundry.errors import NotAModel
 from localfoundry.formats.cursor import MAX_HEADER_BYTES, MAX_STRING_BYTES, Cursor, Read, of_file
+from localfoundry.formats.gguf_types import FILE_TYPES, TENSOR_TYPES
 
 MAGIC = b"GGUF"
 MAX_KEYS = 16_384
@@ -33,24 +34,6 @@ MAX_NUMBER = 2**48  # of anything that is counted: no dimension, context or voca
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
-# Tensor type: name, values in a block, bytes of a block. ggml/src/ggml.c, `type_traits`.
-_TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
-    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-}  # fmt: skip
-_BYTES_PER_VALUE = {name: size / values for name, values, size in _TENSOR_TYPES.values()}
-# `general.file_type`. include/llama.h, `llama_ftype`.
-_FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
-    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
-    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
-    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
-}  # fmt: skip
 _NAMED_TOKENS = ("bos", "eos", "eot", "eom", "unknown", "padding")
 # What else decides how much memory a layer keeps: field of the header, key after the architecture's name.
 _MEMORY_KEYS = {
@@ -62,11 +45,6 @@ _MEMORY_KEYS = {
 }  # fmt: skip
 # Position tables that some converters store as tensors; no model card counts them.
 _NOT_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-
-
-def bytes_per_value(kind: str) -> float | None:
-    """Of a tensor type by its name, its scales included; None: nobody here knows it."""
-    return _BYTES_PER_VALUE.get(kind)
 
 
 class LongArray(msgspec.Struct, frozen=True):
@@ -190,9 +168,9 @@ class _Tensor(msgspec.Struct, frozen=True):
         return count
 
     def size_bytes(self) -> int | None:
-        if self.type not in _TENSOR_TYPES:
+        if self.type not in TENSOR_TYPES:
             return None
-        _, values, size = _TENSOR_TYPES[self.type]
+        _, values, size = TENSOR_TYPES[self.type]
         if self.dims and self.dims[0] % values:
             raise NotAModel(
                 f"damaged GGUF file: rows of tensor {self.name!r} are {self.dims[0]} values, not whole blocks"
@@ -226,7 +204,7 @@ def read_part(read: Read, file_size_bytes: int | None = None) -> Part:
 def _contents(read: Read, file_size_bytes: int | None) -> tuple[int, _Fields, list[_Tensor], int]:
     """Version, metadata, tensors, and where in the file their data begins."""
     cursor = Cursor(read)
-    version = _preamble(cursor)
+    version = read_preamble(cursor)
     tensor_count = cursor.length(MAX_TENSORS, "the number of tensors")
     key_count = cursor.length(MAX_KEYS, "the number of keys")
     values = _metadata(cursor, key_count)
@@ -240,7 +218,7 @@ def _contents(read: Read, file_size_bytes: int | None) -> tuple[int, _Fields, li
     return version, fields, tensors, (cursor.offset + alignment - 1) // alignment * alignment
 
 
-def _preamble(cursor: Cursor) -> int:
+def read_preamble(cursor: Cursor) -> int:
     magic = cursor.take(4)
     if magic != MAGIC:
         raise NotAModel(f"not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
@@ -262,11 +240,12 @@ def _metadata(cursor: Cursor, count: int) -> dict[str, Any]:
             raise NotAModel(f"damaged GGUF file: the key {raw[:64]!r} is not text") from None
         if key in values:
             raise NotAModel(f"damaged GGUF file: the key {key[:64]!r} is there twice")
-        values[key] = _value(cursor, key[:64])
+        values[key] = read_value(cursor, key[:64])
     return values
 
 
-def _value(cursor: Cursor, key: str) -> Any:
+def read_value(cursor: Cursor, key: str) -> Any:
+    """A value of the metadata with its type in front; `LongArray` for what was stepped over. Raises NotAModel."""
     kind: int = cursor.number("I")
     if kind in _SCALARS:
         return cursor.number(_SCALARS[kind])
@@ -478,8 +457,8 @@ def _tensor_types(tensors: list[_Tensor]) -> dict[str, int]:
 def _quantization(fields: _Fields, tensors: list[_Tensor]) -> str | None:
     """What the file calls itself, else the type that holds most of its values."""
     file_type = fields.number("general.file_type")
-    if file_type is not None and file_type in _FILE_TYPES:
-        return _FILE_TYPES[file_type]
+    if file_type is not None and file_type in FILE_TYPES:
+        return FILE_TYPES[file_type]
     values: dict[int, int] = {}
     for tensor in tensors:
         values[tensor.type] = values.get(tensor.type, 0) + tensor.values
@@ -487,7 +466,7 @@ def _quantization(fields: _Fields, tensors: list[_Tensor]) -> str | None:
 
 
 def _type_name(tensor_type: int) -> str:
-    return _TENSOR_TYPES[tensor_type][0] if tensor_type in _TENSOR_TYPES else f"type{tensor_type}"
+    return TENSOR_TYPES[tensor_type][0] if tensor_type in TENSOR_TYPES else f"type{tensor_type}"
 
 
 def _vocab_size(fields: _Fields, arch: str, tensors: list[_Tensor]) -> int | None:

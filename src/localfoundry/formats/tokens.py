@@ -6,8 +6,10 @@ once up to the highest number wanted, and searched for an exact entry.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 from localfoundry.errors import NotAModel
 from localfoundry.formats.cursor import MAX_HEADER_BYTES, Read
@@ -49,3 +51,18 @@ def special_tokens(header: GgufHeader, vocabulary: Vocabulary) -> dict[str, str]
     """Texts of the tokens that the header names: bos, eos, eot, eom, unknown, padding."""
     texts = vocabulary.texts(header.token_ids.values())
     return {name: texts[number] for name, number in header.token_ids.items() if number in texts}
+
+
+def sha256_of_tokens(path: Path, header: GgufHeader) -> str | None:
+    """The sum of all texts of a file's vocabulary, each followed by a zero byte; None where there are none."""
+    if header.tokens is None or header.tokens.size_bytes > MAX_HEADER_BYTES:
+        return None
+    with path.open("rb") as file:
+        file.seek(header.tokens.offset)
+        raw = file.read(header.tokens.size_bytes)
+    digest, at = hashlib.sha256(), 0
+    for _ in range(header.tokens.count):
+        (size,) = struct.unpack_from("<Q", raw, at)
+        digest.update(raw[at + 8 : at + 8 + size] + b"\0")
+        at += 8 + size
+    return digest.hexdigest()

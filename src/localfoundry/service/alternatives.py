@@ -18,6 +18,7 @@ from localfoundry.catalog.filters import preferred_variant
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.catalog.model import Model, Variant
 from localfoundry.config import Settings
+from localfoundry.errors import NotRunnable
 from localfoundry.fit.context import DEFAULT_CONTEXT, SMALLEST_CONTEXT
 from localfoundry.fit.interval import Interval
 from localfoundry.service.planning import Planner
@@ -83,7 +84,10 @@ class Alternatives:
 
     def _contexts_of(self, manifest: Manifest, wanted: Prospect, room: int) -> Iterator[Prospect]:
         for tokens in _contexts(wanted, manifest):
-            need = self._need(manifest, tokens)
+            try:
+                need = self._need(manifest, tokens)
+            except NotRunnable:  # by the engine of its format, for a reason of its own
+                return
             if need <= room:
                 yield _of_manifest(manifest, tokens, need)
                 return

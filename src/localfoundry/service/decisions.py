@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from localfoundry.engines.choice import LeftOut
 from localfoundry.service.ledger import Bytes
 
 TURN_S = 0.5
@@ -33,7 +34,8 @@ class LoadPlan:
     """How a model would be loaded.
 
     `slots`: requests it is given at once, `parallel`: those it answers at once; `ttl_s` 0: never unloaded for being
-    idle; `engine_arguments`: a person's own, for the engine.
+    idle; `engine_arguments`: a person's own, for the engine. `runs`: the id of the version whose file the engine gets,
+    its own or a re-encoding; where that has to be made first, `reencode_to` is its tensor type.
     """
 
     need: Bytes
@@ -48,11 +50,18 @@ class LoadPlan:
     engine_arguments: tuple[str, ...] = ()
     keep_state: bool = False  # save its conversations when it is unloaded for another one
     forced: bool = False  # load although it does not fit; of one that is loaded: it did not
+    engine: str = ""
+    engine_reason: str = ""
+    device: str = "CPU"
+    runs: str = ""
+    reencode_to: str | None = None
+    left_out: tuple[LeftOut, ...] = ()  # engines that were not taken
+    failed: tuple[LeftOut, ...] = ()  # engines that were tried for this very load, and why they gave up
 
 
 @dataclass(slots=True, eq=False)
 class Ask:
-    """One request for a model. `explicit`: a person asks for the load itself; `context`: with exactly that many."""
+    """One request for a model. `explicit`: a person asks for the load itself; the last three: with exactly these."""
 
     number: int
     model: str
@@ -61,6 +70,8 @@ class Ask:
     deadline: float
     explicit: bool = False
     context: int | None = None
+    engine: str | None = None
+    device: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -92,8 +103,10 @@ class Resident:
         return self.phase is Phase.READY and free and self.takes(ask)
 
     def takes(self, ask: Ask) -> bool:
-        """Whether what is loaded is what was asked for; another context means loading again."""
-        return ask.context is None or ask.context == self.plan.context
+        """Whether what is loaded is what was asked for; another context, engine or device means loading again."""
+        plan = self.plan
+        asked = ((ask.context, plan.context), (ask.engine, plan.engine), (ask.device, plan.device))
+        return all(wanted is None or wanted == has for wanted, has in asked)
 
 
 # Why a request is refused

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """One event. `kind`: loaded, load_failed, unloaded (asked for), evicted (for the room), expired (idle), replaced
-    (by another model), crashed or hung.
+    """One event. `kind`: loaded, load_failed, fell_back (the engine could not load it, and the next one is tried),
+    unloaded (asked for), evicted (for the room), expired (idle), replaced (by another model), crashed or hung.
 
     `seconds`: how long a load took. `reason`: words for a person.
     """

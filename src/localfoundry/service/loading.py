@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localfoundry import engines
 from localfoundry.config import Settings
+from localfoundry.engines import choice, engines
 from localfoundry.engines.base import Engine, LoadRequest, WorkerCommand
-from localfoundry.errors import LoadFailed, OutOfMemory
+from localfoundry.engines.choice import LeftOut
+from localfoundry.errors import FoundryError, LoadFailed, OutOfMemory
 from localfoundry.service import memory
 from localfoundry.service.decisions import LoadPlan, Phase, Resident
 from localfoundry.service.ledger import CPU, Bytes
@@ -31,9 +32,10 @@ _LIMIT_EXTRA_BYTES = 2 * 2**30
 
 @dataclass(slots=True, eq=False)
 class LoadedModel:
-    """A model with a ready worker, and how it came to be."""
+    """A model with a ready worker, and how it came to be. `runs`: the version whose file it has, often the same."""
 
     manifest: Manifest
+    runs: Manifest
     engine: Engine
     worker: Worker
     command: WorkerCommand
@@ -93,7 +95,7 @@ def load_request(
 ) -> LoadRequest:
     return LoadRequest(
         manifest.id, model_path, new_endpoint(socket_dir), plan.context, plan.parallel, manifest.tasks, state_dir,
-        plan.engine_arguments,
+        plan.engine_arguments, plan.device,
     )  # fmt: skip
 
 
@@ -101,18 +103,20 @@ async def start(
     store: Store,
     settings: Settings,
     manifest: Manifest,
+    runs: Manifest,
     request: LoadRequest,
     resident: Resident,
     began: Callable[[int], None],
 ) -> LoadedModel:
     """Start a worker and wait until it is ready; `began` is told its process. Where that fails, none is left.
 
-    Raises LoadFailed, OutOfMemory, NotRunnable, DiskError.
+    `runs`: the version whose file the request names. Raises LoadFailed, OutOfMemory, NotRunnable, DiskError.
     """
-    engine = engines.choose(manifest.format)
-    await asyncio.to_thread(adopted.check, store, manifest)
+    engine = choice.named(resident.plan.engine, engines())
+    await asyncio.to_thread(adopted.check, store, runs)
     command = engine.command(request, settings)
-    await asyncio.to_thread(note_use, store, manifest)
+    for version in dict.fromkeys((manifest.id, runs.id)):
+        await asyncio.to_thread(note_use, store, manifest if version == manifest.id else runs)
     started = time.monotonic()
     limit = sum(resident.plan.need.values()) * _LIMIT_FACTOR + _LIMIT_EXTRA_BYTES
     log_file = settings.log_dir / f"worker-{manifest.name}.log"
@@ -127,7 +131,7 @@ async def start(
         await worker.stop(0)
         raise
     return LoadedModel(
-        manifest, engine, worker, command, resident, load_s, account.load_s, account.memory, request.state_dir
+        manifest, runs, engine, worker, command, resident, load_s, account.load_s, account.memory, request.state_dir
     )
 
 
@@ -138,6 +142,20 @@ def of_force(worker: Worker, plan: LoadPlan) -> str:
     need = format_bytes(sum(plan.need.values()))
     ended = "the system ended it for want of memory" if worker.was_killed else "memory may be the cause"
     return f"; it was loaded by force, though {need} do not fit, and {ended}"
+
+
+def words_of(exc: Exception) -> str:
+    """Why an engine could not load a model: its own words, where it had any."""
+    _, said, words = str(exc).partition("The engine says: ")
+    return words if said else str(exc)
+
+
+def of_all(exc: Exception, id: str, failed: Sequence[LeftOut]) -> Exception:
+    """A failure that names every engine that was tried, in their order, where it was more than one."""
+    if isinstance(exc, FoundryError) and len(failed) > 1:
+        exc.message = f"{id}: no engine could load it. " + "; ".join(str(one) for one in failed)
+        exc.args = (exc.message,)
+    return exc
 
 
 def _of_address_limit() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -56,12 +58,17 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def private_bytes(pid: int) -> int | None:
-    """Memory that ending the process gives back to the system; None when it is gone."""
+    """Memory that ending the process gives back to the system, mapped files not included; None when it is gone."""
     try:
-        memory = psutil.Process(pid).memory_info()
-    except psutil.Error:
+        return _unmapped(pid) if sys.platform.startswith("linux") else int(psutil.Process(pid).memory_info().rss)
+    except (psutil.Error, OSError):
         return None
-    return int(memory.rss - memory.shared) if sys.platform.startswith("linux") else int(memory.rss)
+
+
+def _unmapped(pid: int) -> int:
+    """Anonymous memory, shared mappings of it included: the ONNX worker keeps keys and values in such."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return sum(int(kib) * 1024 for kib in re.findall(r"^Rss(?:Anon|Shmem):\s+(\d+) kB$", status, re.MULTILINE))
 
 
 def processor_s(pid: int) -> float | None:

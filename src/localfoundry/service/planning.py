@@ -1,31 +1,35 @@
 """How a model would be loaded: what a caller asks, what is chosen for the model, what the settings say, in that order.
 
-The need of memory is what such a load took here before, or else what the engine's estimate predicts.
+The engine is the first candidate whose load fits the memory. The need of memory is what such a load took here before,
+or else what the engine's estimate predicts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from localfoundry import engines
 from localfoundry.config import Settings
 from localfoundry.config.model_defaults import ModelDefaults
+from localfoundry.engines.choice import Candidate, Choice, LeftOut
 from localfoundry.errors import InvalidRequest
 from localfoundry.fit.context import DEFAULT_CONTEXT, SMALLEST_CONTEXT
+from localfoundry.service import choosing
 from localfoundry.service.decisions import LoadPlan, Resident
 from localfoundry.service.learning import Learned
 from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.loading import LoadedModel
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
+from localfoundry.units import format_bytes
 
 _RATIO_OF = 10**12  # bytes: large enough for a ratio of them to be exact
 _AHEAD = 2  # requests that an engine gets beyond those it answers at once, so that it never waits for the next
 
 T = TypeVar("T")
-_Kind = tuple[str, int, int, tuple[str, ...]]  # of a load: version, context, parallel requests, engine arguments
+_Kind = tuple[str, str, int, int, tuple[str, ...]]  # of a load: version, engine, context, parallel, engine arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,66 +42,140 @@ class LoadOptions:
     pinned: bool | None = None
     keep_state: bool | None = None
     force: bool = False  # although the estimate says that it does not fit
+    engine: str | None = None  # this one and no other
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A candidate with what it would be given: a version's file, its own or a re-encoding, and how much at a time."""
+
+    candidate: Candidate
+    runs: Manifest
+    file: Path
+    parallel: int
+    arguments: tuple[str, ...]
 
 
 class Planner:
-    """Plans of one service; it remembers what loads took, and over its end how far the estimate was off."""
+    """Plans of one service; it remembers what loads took, and over its end how far the estimates were off."""
 
-    def __init__(self, store: Store, home: Path) -> None:
+    def __init__(self, store: Store, home: Path, not_reencoded: Mapping[str, str] | None = None) -> None:
+        """`not_reencoded`: why a version could not be re-encoded, by its id; looked at, not kept."""
         self.store = store
+        self._not_reencoded: Mapping[str, str] = {} if not_reencoded is None else not_reencoded
         self._measured: dict[_Kind, Bytes] = {}
         self._learned = Learned(home)
+        self._failed: dict[str, dict[str, str]] = {}  # by version and engine: why it cannot load what another one can
 
     def plan(
-        self, manifest: Manifest, options: LoadOptions, settings: Settings, resident: Resident | None, room: int
-    ) -> LoadPlan:
-        """`room`: bytes that a load could have if everything else were unloaded. Raises InvalidRequest, NotRunnable."""
+        self, manifest: Manifest, options: LoadOptions, settings: Settings, resident: Resident | None, room: int,
+        failed: Iterable[LeftOut] = (),
+    ) -> LoadPlan:  # fmt: skip
+        """`room`: bytes that a load could have if everything else were unloaded; `failed`: engines that were tried.
+
+        Raises InvalidRequest, NotRunnable.
+        """
+        failed = tuple(failed)
+        known = self._failed.get(manifest.id, {}) | {one.engine: one.why for one in failed}
+        wish = choosing.wish_of(
+            manifest, settings, engine=options.engine, device=options.device, keep_state=options.keep_state,
+            failed=known,
+        )  # fmt: skip
+        choice = choosing.choose(self.store, manifest, settings, wish, self._not_reencoded)
+        first: LoadPlan | None = None
+        too_large: list[LeftOut] = []
+        for candidate in choice.candidates:
+            left_out = (*choice.left_out, *too_large)
+            made = self._plan(manifest, self._way(manifest, candidate, settings), options, settings, resident, room)
+            made = replace(made, left_out=left_out, failed=failed)
+            need = sum(made.need.values())
+            if need <= room:
+                return made
+            first = first or made
+            words = f"it needs {format_bytes(need)}, and {format_bytes(max(room, 0))} can be had"
+            too_large.append(LeftOut(candidate.engine.name, words))
+        assert first is not None
+        return first
+
+    def _plan(
+        self, manifest: Manifest, way: Way, options: LoadOptions, settings: Settings, resident: Resident | None,
+        room: int,
+    ) -> LoadPlan:  # fmt: skip
         chosen = _chosen(manifest, settings)
-        parallel, arguments = _way_of_loading(manifest, settings)
-        largest = self.largest_context(manifest, settings, room)
+        largest = self._largest_context(way, room)
         wanted = options.context or chosen.context or settings.context_length
         context, usual = _context(manifest, wanted, largest)
         return LoadPlan(
-            need=self.need(manifest, context, settings),
+            need=self._need(way, context),
             context=context,
             largest_context=largest,
             usual_context=usual,
-            slots=parallel + _AHEAD,
-            parallel=parallel,
+            slots=way.parallel + _AHEAD,
+            parallel=way.parallel,
             ttl_s=_first(options.ttl_s, chosen.ttl_s, settings.model_ttl_s),
             pinned=_first(options.pinned, resident.plan.pinned if resident else None, chosen.pinned, False),
             retain=_first(options.retain, settings.retain_models),
-            engine_arguments=arguments,
+            engine_arguments=way.arguments,
             keep_state=_first(options.keep_state, chosen.keep_state, settings.keep_state),
             forced=options.force,
+            engine=way.candidate.engine.name,
+            engine_reason=way.candidate.reason,
+            device=(options.device or "CPU").upper(),
+            runs=way.runs.id,
+            reencode_to=way.candidate.reencode_to if way.runs is manifest else None,
         )
+
+    def _way(self, manifest: Manifest, candidate: Candidate, settings: Settings) -> Way:
+        chosen = _chosen(manifest, settings)
+        runs = manifest if candidate.runs is None else self.store.find(candidate.runs) or manifest
+        parallel = chosen.parallel or settings.parallel
+        return Way(candidate, runs, self.store.main_file(runs), parallel, chosen.engine_arguments)
+
+    def _usual_way(self, manifest: Manifest, settings: Settings) -> Way:
+        """How it would be loaded if nobody asked for anything. Raises NotRunnable."""
+        return self._way(manifest, self.choice(manifest, settings).candidates[0], settings)
+
+    def choice(self, manifest: Manifest, settings: Settings) -> Choice:
+        """The engines for it if nobody asked for anything, by what was learned here as well. Raises NotRunnable."""
+        wish = choosing.wish_of(manifest, settings, failed=self._failed.get(manifest.id))
+        return choosing.choose(self.store, manifest, settings, wish, self._not_reencoded)
 
     def need(self, manifest: Manifest, context: int, settings: Settings) -> Bytes:
         """Bytes by device of a load with so many tokens. Raises NotRunnable."""
-        parallel, arguments = _way_of_loading(manifest, settings)
-        measured = self._measured.get((manifest.id, context, parallel, arguments))
-        if measured is not None:
-            return measured
-        engine, file = engines.choose(manifest.format), self.store.main_file(manifest)
-        return self._learned.corrected(manifest, engine.memory(manifest, file, context, parallel, arguments))
+        return self._need(self._usual_way(manifest, settings), context)
 
     def largest_context(self, manifest: Manifest, settings: Settings, room: int) -> int | None:
         """The largest context whose load takes at most `room` bytes, by the same figures; None: not known, or none."""
-        parallel, arguments = _way_of_loading(manifest, settings)
-        engine, file = engines.choose(manifest.format), self.store.main_file(manifest)
+        return self._largest_context(self._usual_way(manifest, settings), room)
+
+    def _need(self, way: Way, context: int) -> Bytes:
+        engine = way.candidate.engine
+        measured = self._measured.get((way.runs.id, engine.name, context, way.parallel, way.arguments))
+        if measured is not None:
+            return measured
+        predicted = engine.memory(way.runs, way.file, context, way.parallel, way.arguments)
+        return self._learned.corrected(engine.name, way.runs, predicted)
+
+    def _largest_context(self, way: Way, room: int) -> int | None:
         # What loads here came to is a ratio: so much more or less of the estimate has room.
-        corrected = self._learned.corrected(manifest, {CPU: _RATIO_OF})[CPU] / _RATIO_OF
-        return engine.largest_context(manifest, file, int(room / corrected), parallel, arguments)
+        engine = way.candidate.engine
+        corrected = self._learned.corrected(engine.name, way.runs, {CPU: _RATIO_OF})[CPU] / _RATIO_OF
+        return engine.largest_context(way.runs, way.file, int(room / corrected), way.parallel, way.arguments)
+
+    def remember(self, manifest: Manifest, failed: Iterable[LeftOut]) -> None:
+        """Engines that could not load what another one then did: they are not tried again while the service runs."""
+        self._failed.setdefault(manifest.id, {}).update({one.engine: one.why for one in failed})
 
     def learn(self, model: LoadedModel, settings: Settings) -> None:
         """Keep how what the engine allocated compares with the estimate. Blocking."""
-        self._learned.note(model, self.store.main_file(model.manifest), settings)
+        self._learned.note(model, self.store.main_file(model.runs), settings)
 
     def measure(self, model: LoadedModel) -> Bytes:
         """What a loaded model holds now; the most it ever held is remembered for loads of the same kind."""
         claim = model.measure()
         plan = model.resident.plan
-        kind = model.id, plan.context, plan.parallel, plan.engine_arguments
+        kind = model.runs.id, model.engine.name, plan.context, plan.parallel, plan.engine_arguments
         before = self._measured.get(kind, {})
         self._measured[kind] = {device: max(size, before.get(device, 0)) for device, size in claim.items()}
         return claim
@@ -105,12 +183,6 @@ class Planner:
 
 def _chosen(manifest: Manifest, settings: Settings) -> ModelDefaults:
     return settings.defaults_for((manifest.alias, manifest.name, manifest.id))
-
-
-def _way_of_loading(manifest: Manifest, settings: Settings) -> tuple[int, tuple[str, ...]]:
-    """Parallel requests and engine arguments."""
-    chosen = _chosen(manifest, settings)
-    return chosen.parallel or settings.parallel, chosen.engine_arguments
 
 
 def _context(manifest: Manifest, wanted: int, largest: int | None) -> tuple[int, int]:

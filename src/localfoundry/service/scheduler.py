@@ -17,7 +17,7 @@ Rules:
     smaller one. A busy model keeps its place for a turn (`TURN_S`, or twice its load), so that two models that are
     both wanted take turns and do not spend their time loading.
  4. A failed load changes nothing for the others. It is tried once more where memory was the cause and an idle model
-    could be unloaded for it.
+    could be unloaded for it. Requests that have another plan by then, with another engine, are not refused for it.
  5. A model that fails again and again is left alone for a while, longer each time, and those who ask are told why.
  6. A request that has waited past its deadline is refused.
  7. A person can force a load that does not fit: idle models go for it, busy ones and pinned ones stay, and it begins.
@@ -128,19 +128,31 @@ class Scheduler:
                 other.replaced |= other is not resident and other.evictable
         return self._decide(now)
 
-    def load_failed(self, id: str, cause: Exception, *, memory: bool, now: float) -> list[Action]:
-        """The worker did not become ready and is gone. `memory`: for want of it."""
+    def load_failed(
+        self, id: str, cause: Exception, *, memory: bool, now: float, others: Mapping[int, LoadPlan] | None = None
+    ) -> list[Action]:
+        """The worker did not become ready and is gone. `memory`: for want of it.
+
+        `others`: what else could be done for requests that wait, by their number; the rest of them is refused.
+        """
+        retries = memory and self.could_make_room(id)
         del self.residents[id]
         actions: list[Action] = []
-        idle = [r for r in self.residents.values() if r.evictable and r.in_flight == 0]
-        if memory and idle and id not in self._tried_again:
+        if retries:
             self._tried_again.add(id)
-            actions += [self._stop(r, Why.ROOM) for r in idle]
+            actions += [self._stop(r, Why.ROOM) for r in self._idle()]
             return actions + self._decide(now)
         self._tried_again.discard(id)
+        if others:
+            return self._replanned(id, cause, others) + self._decide(now)
         self._failures[id] = failure = self._failed_again(id, now, cause, _LOAD_RETRY_S, refuses=True)
         actions += [Refuse(a.number, Broken(cause, failure.until - now)) for a in self._queues.pop(id, ())]
         return actions + self._decide(now)
+
+    def could_make_room(self, id: str) -> bool:
+        """Whether a load that failed for want of memory would be tried once more, with idle models unloaded for it."""
+        others = [r for r in self._idle() if r.id != id]
+        return bool(others) and id not in self._tried_again
 
     def measured(self, id: str, claim: Bytes) -> None:
         """What a model holds now."""
@@ -189,6 +201,10 @@ class Scheduler:
     def waiting(self, id: str) -> int:
         """Requests that wait for a model."""
         return len(self._queues.get(id, ()))
+
+    def waiting_for(self, id: str) -> list[int]:
+        """Their numbers."""
+        return [ask.number for ask in self._queues.get(id, ())]
 
     def queued(self) -> list[Ask]:
         """Every request that waits."""
@@ -337,6 +353,9 @@ class Scheduler:
     def _being_freed(self) -> list[Resident]:
         return [r for r in self.residents.values() if r.phase in (Phase.DRAINING, Phase.STOPPING)]
 
+    def _idle(self) -> list[Resident]:
+        return [r for r in self.residents.values() if r.evictable and r.in_flight == 0]
+
     def _least_recent(self) -> list[Resident]:
         return sorted((r for r in self.residents.values() if r.evictable), key=lambda r: (r.last_used, r.id))
 
@@ -356,6 +375,17 @@ class Scheduler:
     def _stop(self, resident: Resident, why: Why) -> Stop:
         resident.phase = Phase.STOPPING
         return Stop(resident.id, why)
+
+    def _replanned(self, id: str, cause: Exception, plans: Mapping[int, LoadPlan]) -> list[Action]:
+        """Requests that wait for a model get their new plans; those that have none are refused."""
+        refused: list[Action] = []
+        for ask in list(self._queues.get(id, ())):
+            if ask.number in plans:
+                ask.plan = plans[ask.number]
+            else:
+                self._take(ask.number, id)
+                refused.append(Refuse(ask.number, Broken(cause, 0)))
+        return refused
 
     def _take(self, number: int, model: str) -> Ask | None:
         """Remove a request from its queue; None where it no longer waits."""

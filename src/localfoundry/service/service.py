@@ -16,9 +16,11 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
+from localfoundry.engines.choice import LeftOut
 from localfoundry.errors import (
     FoundryError,
     LoadFailed,
@@ -37,6 +39,7 @@ from localfoundry.service.decisions import (
     Phase,
     Refuse,
     Stop,
+    TooLate,
     Why,
 )
 from localfoundry.service.events import Listener, ModelEvent
@@ -44,6 +47,8 @@ from localfoundry.service.ledger import CPU, Ledger
 from localfoundry.service.loading import LoadedModel
 from localfoundry.service.names import Names
 from localfoundry.service.planning import LoadOptions, Planner
+from localfoundry.service.preparation import Preparation
+from localfoundry.service.reencoding import Making, Reencodings
 from localfoundry.service.refusals import error_of
 from localfoundry.service.scheduler import Scheduler
 from localfoundry.store.manifest import Manifest
@@ -52,6 +57,14 @@ from localfoundry.store.store import Store
 log = logging.getLogger(__name__)
 
 _STOP_GRACE_S = 5.0
+
+
+class _Asking(NamedTuple):
+    """A request that waits, and what it asked of the load."""
+
+    future: asyncio.Future[LoadedModel]
+    manifest: Manifest
+    options: LoadOptions
 
 
 class Service:
@@ -69,10 +82,12 @@ class Service:
         self._socket_dir = socket_dir
         self._state_dir = settings.home / "state"  # saved conversations; they end with the service
         self._names = Names(store, catalog)
-        self._planner = Planner(store, settings.home)
+        self._reencodings = Reencodings(store)
+        self._planner = Planner(store, settings.home, self._reencodings.failed)
+        self._preparation = Preparation(self._planner, self._reencodings)
         self._scheduler = Scheduler(Ledger({}), settings.queue_length)
         self._numbers = itertools.count(1)
-        self._asking: dict[int, tuple[asyncio.Future[LoadedModel], Manifest]] = {}  # requests that wait
+        self._asking: dict[int, _Asking] = {}  # requests that wait
         self._manifests: dict[str, Manifest] = {}  # of models that are wanted or loaded
         self._models: dict[str, LoadedModel] = {}
         self._pids: dict[str, int] = {}  # of workers, from their start to their end
@@ -99,6 +114,11 @@ class Service:
     def models(self) -> list[LoadedModel]:
         """Loaded models; those whose process is ending are none any more."""
         return [m for m in self._models.values() if m.resident.phase is not Phase.STOPPING]
+
+    @property
+    def preparing(self) -> list[Making]:
+        """Re-encodings that are made for loads."""
+        return self._reencodings.under_way
 
     def waiting(self, model_id: str) -> int:
         """Requests that wait for a model: for its load, or for a free place."""
@@ -169,13 +189,14 @@ class Service:
         A name may mean another version by now than the one that was loaded under it: that one is then unloaded.
         """
         meant = self.resolve(name)
+        cancelled = self._reencodings.cancel(meant.id)
         model = self._scheduler.residents.get(meant.id)
         if model is None and meant.id.lower() != name.strip().lower():
             model = next(
                 (r for r in self._scheduler.residents.values() if self._manifests[r.id].name == meant.name), None
             )
         if model is None:
-            return False
+            return cancelled
         await self._unload(model.id, force=force)
         return True
 
@@ -194,10 +215,11 @@ class Service:
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
-        for future, _ in self._asking.values():
-            if not future.done():
-                future.set_exception(_stopping())
+        for asking in self._asking.values():
+            if not asking.future.done():
+                asking.future.set_exception(_stopping())
         self._asking.clear()
+        await self._reencodings.close()
         loads = [task for task, what in self._tasks.items() if what == "load"]
         for task in loads:
             task.cancel()
@@ -228,18 +250,17 @@ class Service:
         else:
             if resident is None:
                 self._observe()
-            room = self._scheduler.room(manifest.id, CPU)
-            asked = options or LoadOptions()
-            # In a thread: of a version that is older than its manifest's shape, the file's header is read.
-            plan = await asyncio.to_thread(self._planner.plan, manifest, asked, self.settings, resident, room)
+            plan = await self._planned(manifest, options or LoadOptions())
             if self._closing:
                 raise _stopping()
             self._manifests[manifest.id] = manifest
         ask = Ask(number, manifest.id, plan, now, now + self.settings.queue_timeout_s)
         if options is not None:
             ask.explicit, ask.context = True, options.context
+            ask.engine = plan.engine if options.engine else None
+            ask.device = plan.device if options.device else None
         future: asyncio.Future[LoadedModel] = asyncio.get_running_loop().create_future()
-        self._asking[number] = future, manifest
+        self._asking[number] = _Asking(future, manifest, options or LoadOptions())
         self._perform(self._scheduler.ask(ask, time.monotonic()))  # planning took a moment
         try:
             return number, await future
@@ -248,6 +269,22 @@ class Service:
                 self._perform(self._scheduler.withdraw(number, manifest.id, time.monotonic()))
             elif not future.cancelled() and future.exception() is None:
                 self._release(number)
+            raise
+
+    async def _planned(self, manifest: Manifest, options: LoadOptions, failed: Sequence[LeftOut] = ()) -> LoadPlan:
+        """How it would be loaded; `failed`: engines that could not, of those that were tried for it."""
+
+        def room() -> int:
+            return self._scheduler.room(manifest.id, CPU)
+
+        resident = self._scheduler.residents.get(manifest.id)
+        try:
+            return await self._preparation.plan(manifest, options, self.settings, resident, room, failed)
+        except TimeoutError:
+            raise error_of(TooLate(self.settings.queue_timeout_s, None), manifest, self._alternatives) from None
+        except LoadFailed:
+            if self._closing:
+                raise _stopping() from None
             raise
 
     def _release(self, number: int) -> None:
@@ -271,9 +308,9 @@ class Service:
                 case Grant(number):
                     self._grant(number)
                 case Refuse(number, why):
-                    future, manifest = self._asking.pop(number)
-                    if not future.done():
-                        future.set_exception(error_of(why, manifest, self._alternatives))
+                    asking = self._asking.pop(number)
+                    if not asking.future.done():
+                        asking.future.set_exception(error_of(why, asking.manifest, self._alternatives))
                 case Load(id, plan):
                     self._begin("load", self._load(self._manifests[id], plan))
                 case Stop(id, reason):
@@ -281,11 +318,11 @@ class Service:
         self._watch()
 
     def _grant(self, number: int) -> None:
-        future, manifest = self._asking.pop(number)
-        if future.done():  # cancelled a moment ago
+        asking = self._asking.pop(number)
+        if asking.future.done():  # cancelled a moment ago
             self._release(number)
         else:
-            future.set_result(self._models[manifest.id])
+            asking.future.set_result(self._models[asking.manifest.id])
 
     def _begin(self, what: str, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -312,7 +349,14 @@ class Service:
         try:
             model = await self._ready(manifest, plan)
         except Exception as exc:
-            self._failed(manifest.id, exc)
+            self._models.pop(manifest.id, None)
+            failed = (*plan.failed, LeftOut(plan.engine, loading.words_of(exc), passing=isinstance(exc, OutOfMemory)))
+            self._failed(
+                manifest.id,
+                loading.of_all(exc, manifest.id, failed),
+                failed,
+                await self._others(manifest, plan, exc, failed),
+            )
             if not isinstance(exc, FoundryError):
                 raise  # a fault of ours: whoever waits has an answer, and the log shall have the traceback
             return
@@ -320,6 +364,7 @@ class Service:
         claim = self._planner.measure(model)
         self._tell(ModelEvent("loaded", manifest.id, model.load_s))
         log.info("loaded %s with %s in %.2f s", manifest.id, model.command.engine, model.load_s)
+        self._planner.remember(manifest, [one for one in plan.failed if not one.passing])
         if plan.usual_context > plan.context:
             log.warning("%s has a context of %d tokens: %d do not fit", manifest.id, plan.context, plan.usual_context)
         self._perform(self._scheduler.loaded(manifest.id, claim, model.load_s, time.monotonic()))
@@ -328,12 +373,13 @@ class Service:
 
     async def _ready(self, manifest: Manifest, plan: LoadPlan) -> LoadedModel:
         """A worker that answers, with its conversations back. Where that fails, no process is left."""
+        assert plan.reencode_to is None, "the engine would read the file badly"
         resident = self._scheduler.residents[manifest.id]
         state_dir = self._state_dir / f"{manifest.name}-{manifest.version}" if plan.keep_state else None
-        file = self.store.main_file(manifest)
-        request = loading.load_request(manifest, file, plan, self._socket_dir, state_dir)
+        runs = manifest if plan.runs == manifest.id else self.resolve(plan.runs)
+        request = loading.load_request(manifest, self.store.main_file(runs), plan, self._socket_dir, state_dir)
         began = functools.partial(self._pids.__setitem__, manifest.id)
-        model = await loading.start(self.store, self.settings, manifest, request, resident, began)
+        model = await loading.start(self.store, self.settings, manifest, runs, request, resident, began)
         self._models[manifest.id] = model
         try:
             await conversations.restore(model)
@@ -344,12 +390,40 @@ class Service:
             raise
         return model
 
-    def _failed(self, model_id: str, exc: Exception) -> None:
-        self._models.pop(model_id, None)
-        self._tell(ModelEvent("load_failed", model_id, reason=str(exc)))
-        log.warning("load of %s failed: %s", model_id, exc)
+    async def _others(
+        self, manifest: Manifest, plan: LoadPlan, exc: Exception, failed: tuple[LeftOut, ...]
+    ) -> dict[int, LoadPlan]:
+        """What else could be done for requests that wait for a load that failed, by number: the next engine.
+
+        None where an engine was asked for by name, where there is no other, and where nobody wants the model any more.
+        """
+        resident = self._scheduler.residents[manifest.id]
+        if not isinstance(exc, LoadFailed):
+            return {}
+        if isinstance(exc, OutOfMemory) and self._scheduler.could_make_room(manifest.id):
+            return {}
+        plans: dict[int, LoadPlan] = {}
+        tried: set[int] = set()
+        while waiting := set(self._scheduler.waiting_for(manifest.id)) - tried:
+            tried |= waiting
+            for number in sorted(waiting):
+                with contextlib.suppress(FoundryError, KeyError):  # no other engine; the request has gone
+                    other = await self._planned(manifest, self._asking[number].options, failed)
+                    if all(other.engine != one.engine for one in failed):
+                        plans[number] = other
+        return {} if resident.replaced else plans  # it was unloaded meanwhile
+
+    def _failed(self, model_id: str, exc: Exception, failed: tuple[LeftOut, ...], others: dict[int, LoadPlan]) -> None:
+        if others:
+            following = next(iter(others.values())).engine
+            reason = f"{failed[-1]}; trying {following}"
+            self._tell(ModelEvent("fell_back", model_id, reason=reason))
+            log.warning("load of %s: %s", model_id, reason)
+        else:
+            self._tell(ModelEvent("load_failed", model_id, reason=str(exc)))
+            log.warning("load of %s failed: %s", model_id, exc)
         short = isinstance(exc, OutOfMemory)
-        actions = self._scheduler.load_failed(model_id, exc, memory=short, now=time.monotonic())
+        actions = self._scheduler.load_failed(model_id, exc, memory=short, now=time.monotonic(), others=others)
         self._has_ended(model_id)
         self._perform(actions)
 

@@ -13,6 +13,8 @@ from localfoundry.errors import NotAModel
 from localfoundry.sources.plan import PullPlan
 from localfoundry.store.store import main_name
 
+_MAX_FAKE_BYTES = 1_000_000
+
 if TYPE_CHECKING:
     from localfoundry.formats.gguf import GgufHeader
     from localfoundry.formats.template import TemplateCheck
@@ -34,6 +36,8 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
         raise NotAModel(f"{plan.source} is {found}, but {plan.format} was expected")
     if found == "onnx":
         return _onnx_facts(path)
+    if found == "fake":
+        return _fake_facts(path)
     if found != "gguf":
         return {}
     parts = names_of(path.name)
@@ -53,6 +57,19 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
         "chat_template_sha256": _sha256(template),
         "template": _template_check(path, header),
     }
+
+
+def _fake_facts(file: Path) -> dict[str, object]:
+    """What a model of the fake engine says it is, where it does."""
+    from localfoundry.formats.bounded_json import parse_object
+
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_FAKE_BYTES + 1)
+        architecture = parse_object(data, file.name, _MAX_FAKE_BYTES).get("architecture")
+    except NotAModel:
+        return {}  # the engine will say what is wrong with it
+    return {"architecture_name": architecture} if isinstance(architecture, str) else {}
 
 
 def _onnx_facts(folder: Path) -> dict[str, object]:

@@ -46,6 +46,22 @@ class Adopted(msgspec.Struct, frozen=True, omit_defaults=True):
     untranslated: tuple[str, ...] = ()
 
 
+class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a version was made out of another one. The same source and tool give the same bytes again.
+
+    Errors are those of the tensor that is worst in it: the largest difference of a value as a share of the tensor's
+    largest value, and the root mean square of the differences as a share of that of its values.
+    """
+
+    source_id: str  # as it was called then; it may be gone or have another number by now
+    source_sha256: str  # of its main file
+    target: str  # the tensor type that others became
+    changed: dict[str, str]  # the new type of each tensor type that changed
+    tool: str  # with its version
+    largest_error: float
+    rms_error: float
+
+
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One version, complete and verified. Written once, never changed."""
 
@@ -68,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     chat_template_sha256: str | None = None
     template: TemplateCheck | None = None  # what trying the chat template showed; None where it was not tried
     adopted: Adopted | None = None
+    recipe: Recipe | None = None  # of a version that was made here
 
     @property
     def id(self) -> str:

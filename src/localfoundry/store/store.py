@@ -101,14 +101,15 @@ class Store:
 
         In this order: `name:version`, a name, an alias, the reference it came from, with a commit or without
         (`hf:org/repo@commit:file`, `org/repo`, `org/repo:Q4_K_M`, a path). Of several versions the one that `refs`
-        decides on, else the newest; of several names under one alias a pinned one, else that of the newest.
+        decides on, else the newest; of several names under one alias a pinned one, else that of the newest. A version
+        that was made out of another one is meant by an alias only where nothing else of that alias is here.
         """
         wanted = name.strip().lower()
         everything = self.manifests()
         for field in ("id", "name", "alias", "source"):
             found = [m for m in everything if getattr(m, field).lower() == wanted]
             if found:
-                return self._meant(found, everything)
+                return self._meant([m for m in found if m.recipe is None] or found, everything)
         found = _by_reference(name.strip(), everything)
         return self._meant(found, everything) if found else None
 

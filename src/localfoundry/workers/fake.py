@@ -6,6 +6,7 @@ The model file is JSON; every key is a switch and may be left out:
     load_s              seconds until it is ready
     memory_bytes        what it is predicted to take; it states `takes_bytes`, where given, when it is loaded
     fail_load           ends during the load with this text as its complaint
+    crash_load          true: the process kills itself during the load
     crash_at            the process kills itself after so many tokens of an answer
     hang_at             stops sending after so many tokens, keeping the connection open
     bad_bytes_at        sends bytes that are no event after so many tokens
@@ -15,6 +16,8 @@ The model file is JSON; every key is a switch and may be left out:
     slow_first_token_s  seconds before the first token
     pings               true: keep-alive comments every 50 ms until the first token
     tools               false: its chat template has no place for tools
+    on                  switches by the name of a fake engine (`fake`, `fake2`), which win there over the others
+    architecture        `twofold`: both fake engines take it, else the first one alone
     memory_tokens       what answers that run together may hold; above it every one of them ends with an error event
 
 Faults of the connection (`fake_faults.py`): close_first_connections, status_500, garbage, half_close_at, cut_event_at,
@@ -214,6 +217,8 @@ async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
     if switches.get("fail_load"):
         print(f"error: {switches['fail_load']}", file=sys.stderr, flush=True)
         raise SystemExit(1)
+    if switches.get("crash_load"):
+        os.kill(os.getpid(), signal.SIGSEGV)
     if "takes_bytes" in switches:
         print(f"memory_bytes={switches['takes_bytes']}", file=sys.stderr, flush=True)
     server = FakeServer(switches, options.alias, options.context)
@@ -231,11 +236,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="localfoundry.workers.fake")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--alias", required=True)
+    parser.add_argument("--engine", default="fake")
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--socket")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     switches = json.loads(options.model.read_text(encoding="utf-8"))
+    switches |= switches.get("on", {}).get(options.engine, {})
     if switches.get("ignore_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     asyncio.run(_serve(options, switches))

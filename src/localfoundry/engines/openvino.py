@@ -1,0 +1,106 @@
+"""OpenVINO for GGUF files of the families that its reader knows, and for OpenVINO IR folders: a worker of our own.
+
+Which families those are is written down here from the library's source (2026.4, `src/cpp/src/gguf_utils`), because it
+can only be asked by loading; a test loads one small file of each family and compares.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from localfoundry.config import Settings
+from localfoundry.engines import openvino_arguments, openvino_fit
+from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
+from localfoundry.errors import LoadFailed, NotAModel
+from localfoundry.formats.split import read_model
+from localfoundry.store.manifest import Manifest
+
+ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})  # of GGUF files; an IR folder is a graph and needs no list
+_NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate|failed to allocate", re.IGNORECASE)
+_BYTES = re.compile(r"^(weights|kv_cache|compute)_bytes=(\d+)$", re.MULTILINE)
+_SECONDS = re.compile(r"^engine_load_s=(\d+\.\d+)$", re.MULTILINE)
+
+
+class OpenVino:
+    """See the module."""
+
+    name = "openvino"
+    formats = frozenset({"gguf", "openvino"})
+    devices = frozenset({"CPU", "GPU", "NPU"})
+    heartbeat = "/health"  # answered by the loop that computes, between two batches
+    saves_state = False
+
+    def missing(self) -> str | None:
+        if importlib.util.find_spec("openvino_genai") is None:
+            return "not installed: pip install 'localfoundry[openvino]'"
+        return None
+
+    def takes(self, facts: ModelFacts) -> str | None:
+        if "chat" not in facts.tasks:
+            return f"it does not run models for {', '.join(facts.tasks)}"
+        if facts.format != "gguf":
+            return None
+        if facts.architecture is not None and facts.architecture not in ARCHITECTURES:
+            return f"architecture {facts.architecture} is not known to openvino {self._version()}"
+        return None
+
+    def memory(
+        self, manifest: Manifest, model_path: Path, context: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> dict[str, int]:
+        return {"cpu": openvino_fit.memory(manifest, model_path, context, arguments)}
+
+    def largest_context(
+        self, manifest: Manifest, model_path: Path, room_bytes: int, parallel: int, arguments: tuple[str, ...] = ()
+    ) -> int | None:
+        return openvino_fit.largest_context(manifest, model_path, room_bytes, arguments)
+
+    def short_of_memory(self, log: str) -> bool:
+        return _NO_MEMORY.search(log) is not None
+
+    def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
+        if request.model_path.suffix.lower() == ".gguf":
+            _check_whole(request)
+        argv = [sys.executable, "-m", "localfoundry.workers.openvino", "--model", str(request.model_path)]
+        argv += ["--alias", request.model_id, "--device", request.device]
+        argv += ["--context", str(request.context), "--parallel", str(request.parallel)]
+        argv += ["--socket", request.endpoint.path] if request.endpoint.path else ["--port", str(request.endpoint.port)]
+        for name, value in openvino_arguments.properties(request.engine_arguments, request.model_id).items():
+            argv += ["--engine-argument", f"{name}={value}"]
+        return WorkerCommand(tuple(argv), "openvino", request.device, f"openvino-genai {self._version()}")
+
+    def check_arguments(self, arguments: tuple[str, ...], model: str, settings: Settings) -> None:
+        openvino_arguments.properties(arguments, model)
+
+    def version(self, settings: Settings) -> str:
+        return f"openvino-genai {self._version()}"
+
+    @staticmethod
+    def _version() -> str:
+        try:
+            return importlib.metadata.version("openvino-genai")
+        except importlib.metadata.PackageNotFoundError:
+            return "unknown"
+
+    def account(self, log: str) -> LoadAccount:
+        seconds = _SECONDS.search(log)
+        found = {purpose: int(size) for purpose, size in _BYTES.findall(log)}
+        return LoadAccount(found, float(seconds[1]) if seconds else None)
+
+    def complaint(self, log: str) -> str:
+        """The line that the worker itself wrote; without one, it was ended and wrote nothing."""
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return (errors[-1] if errors else "; ".join(lines[-2:]))[:400]
+
+
+def _check_whole(request: LoadRequest) -> None:
+    """Raise LoadFailed for a file that is cut short or no model: the library reads what is not there as weights."""
+    try:
+        read_model(request.model_path)
+    except NotAModel as exc:
+        what = f"{request.model_id}: the model is corrupted or incomplete: {exc.message}"
+        raise LoadFailed(what, hint=f"foundry cache verify {request.model_id}", param="model") from exc

@@ -1,0 +1,81 @@
+"""The ONNX worker: folders of ONNX Runtime GenAI behind the HTTP layer of our own workers.
+
+It computes on the processor and batches by itself (`onnx_batch.py` says why and how). Another device is refused by
+name, and so is a folder whose graphs were made for one: never the processor instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from localfoundry.workers import lifeline, limits
+from localfoundry.workers.onnx_batch import Batch
+from localfoundry.workers.onnx_folder import Folder, Tokens, Unsupported
+from localfoundry.workers.onnx_graph import Graph
+
+
+def main() -> None:
+    lifeline.die_with_parent()
+    lifeline.exit_when_stdin_closes()
+    limits.apply()
+    options = _arguments()
+    started = time.perf_counter()
+    try:
+        check_device(options.device)
+        backend = load(Path(options.model), options.context, options.parallel, options.threads)
+    except Exception as exc:  # noqa: BLE001 the library's errors have no common class, and all of them end the load
+        print(f"error: {str(exc).strip() or type(exc).__name__}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    account = "".join(f"{purpose}_bytes={size}\n" for purpose, size in backend.account().items())
+    os.write(2, f"\n{account}engine_load_s={time.perf_counter() - started:.4f}\n".encode())
+    from localfoundry.workers import serving
+
+    serving.run(backend, options.alias, _fingerprint(), options.socket, options.port)
+
+
+def load(path: Path, context: int, parallel: int, threads: int = 0) -> Batch:
+    """Raises Unsupported, and the library's own errors for files that it cannot read."""
+    folder = Folder(path)
+    folder.check_device()
+    tokens = Tokens(folder)
+    longest = folder.model.get("context_length")
+    if isinstance(longest, int) and context > longest:
+        raise Unsupported(f"a context of {context} tokens is more than the {longest} that the model has places for")
+    graph = Graph(folder, parallel, context, threads)
+    return Batch(graph, tokens, folder.template(), context, parallel)
+
+
+def check_device(device: str) -> None:
+    """Raises Unsupported, with what the library that is installed could compute on."""
+    if device != "CPU":
+        import onnxruntime
+
+        here = ", ".join(onnxruntime.get_available_providers())
+        raise Unsupported(f"this worker computes on CPU, not on {device}; ONNX Runtime has {here} here")
+
+
+def _fingerprint() -> str:
+    import onnxruntime
+
+    return f"onnxruntime-{onnxruntime.__version__}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="localfoundry.workers.onnx")
+    parser.add_argument("--model", required=True, help="the folder with genai_config.json")
+    parser.add_argument("--alias", required=True)
+    parser.add_argument("--socket")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--context", type=int, required=True)
+    parser.add_argument("--parallel", type=int, required=True)
+    parser.add_argument("--device", default="CPU")
+    parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
