@@ -124,7 +124,7 @@ def call(url: str, body: dict[str, object] | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Line:
-    """One printed result: values in `unit`, or a `point` with its interval; and the limit it must not pass.
+    """One printed result: values in `unit`, or a `point` with its interval; and the limit it must not pass, or reach.
 
     `counted`: the point is a count or one whole run's difference; it has no interval and is compared as it is.
     """
@@ -136,6 +136,7 @@ class Line:
     interval: stats.Interval | None = None
     goal: float | None = None
     counted: bool = False
+    at_least: bool = False  # the goal is a lower limit
 
     @property
     def middle(self) -> float:
@@ -150,13 +151,15 @@ class Line:
         if self.goal is None:
             return ""
         if self.counted:
-            return "met" if self.middle <= self.goal else "missed"
+            return "met" if (self.middle >= self.goal if self.at_least else self.middle <= self.goal) else "missed"
         interval = self.interval or stats.bootstrap_median(self.values)
         if interval is None:
             return "one run cannot tell"
-        if interval.high <= self.goal:
+        low, high = interval.low, interval.high
+        if low >= self.goal if self.at_least else high <= self.goal:
             return "met"
-        return "missed" if interval.low > self.goal else "undecided: the interval holds the goal"
+        missed = high < self.goal if self.at_least else low > self.goal
+        return "missed" if missed else "undecided: the interval holds the goal"
 
     def text(self) -> str:
         spread = ""
@@ -164,7 +167,7 @@ class Line:
             spread = f"95 % {self.interval.low:.3f} to {self.interval.high:.3f}"
         elif self.values:
             spread = f"{min(self.values):.3f} to {max(self.values):.3f}, n={len(self.values)}"
-        goal = "" if self.goal is None else f"goal <= {self.goal:g}: {self.verdict()}"
+        goal = "" if self.goal is None else f"goal {'>=' if self.at_least else '<='} {self.goal:g}: {self.verdict()}"
         return f"{self.name:<44} {self.middle:>9.3f} {self.unit:<6} {spread:<28} {goal}".rstrip()
 
     def plain(self) -> dict[str, object]:
