@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from harness import Foundry
 from localfoundry import build, config, instance
@@ -71,11 +72,12 @@ def reencoded_starter(pulled_starter: Manifest) -> Path:
     files = [*sorted(Path(build.__path__[0]).glob("*.py")), Path(openvino_ir.__file__)]
     code = b"".join(file.read_bytes() for file in files)
     folder = _CACHE.with_name(f"test-reencoded-{hashlib.sha256(code).hexdigest()[:12]}")
-    if not folder.exists():
-        staged = Path(tempfile.mkdtemp(dir=_CACHE.parent))
-        shutil.copytree(_CACHE, staged, copy_function=os.link, dirs_exist_ok=True)
-        reencode.carry_out(Store(staged), reencode.plan(Store(staged), pulled_starter, reencode.OPENVINO))
-        staged.rename(folder)
+    with FileLock(f"{folder}.lock"):  # several processes run tests, and each of them may be the first to want it
+        if not folder.exists():
+            staged = Path(tempfile.mkdtemp(dir=_CACHE.parent))
+            shutil.copytree(_CACHE, staged, copy_function=os.link, dirs_exist_ok=True)
+            reencode.carry_out(Store(staged), reencode.plan(Store(staged), pulled_starter, reencode.OPENVINO))
+            staged.rename(folder)
     return folder
 
 
