@@ -248,7 +248,8 @@ def _against(name: str, other: str, at_once: int, at: str, of: dict[str, list[Bl
     onnx = name.startswith("onnx")
     if at_once:
         ratio = stats.paired_ratio([b.throughput_tps for b in of[name]], [b.throughput_tps for b in of[other]])
-        goal = ONNX_GOALS.get(at_once) if onnx else THROUGHPUT_GOALS.get((other, at_once))
+        goals = {("foundry-local int8", streams): goal for streams, goal in ONNX_GOALS.items()}
+        goal = (goals if onnx else THROUGHPUT_GOALS).get((other, at_once))
         text = f"{name} / {other}, {at}: throughput"
         found.append(Line(text, "x", (), ratio.value, ratio.interval, goal, at_least=True))
     ratio = stats.paired_ratio([b.ttft_s for b in of[name]], [b.ttft_s for b in of[other]])

@@ -84,6 +84,7 @@ def test_the_workers_words() -> None:
     account = OpenVino().account(LOADED)
     assert (account.memory, account.load_s) == ({"kv_cache": 28892160, "weights": 276889600}, 3.2512)
     assert OpenVino().complaint(REFUSED) == "Unsupported model architecture 'gemma3'"
+    assert OpenVino().complaint("error: Cannot open /home/anna/models/x/model.bin\n") == "Cannot open model.bin"
     assert OpenVino().short_of_memory("error: std::bad_alloc")
     assert not OpenVino().short_of_memory(REFUSED)
 

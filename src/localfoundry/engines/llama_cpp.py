@@ -16,6 +16,7 @@ from localfoundry import fit
 from localfoundry.config import Settings
 from localfoundry.engines import llama_arguments, llama_fit
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
+from localfoundry.engines.worker_words import without_folders
 from localfoundry.errors import InvalidSetting
 from localfoundry.fit.memory import CHECKPOINTS
 from localfoundry.store.manifest import Manifest
@@ -115,13 +116,7 @@ class LlamaCpp:
         errors = [words for level, words in said if level == "E"]
         failures = [words for level, words in said if level in ("", "W") and _FAILURE_LINE.search(words)]
         chosen = errors[:2] or failures[:2] or [words for _, words in said[-2:]]
-        return _without_folders("; ".join(dict.fromkeys(chosen)))[:400]
-
-
-def _without_folders(text: str) -> str:
-    """Paths cut to the names of files: an engine's message reaches HTTP clients. In quotes they may hold spaces."""
-    text = re.sub(r"(['\"])(?:[A-Za-z]:)?[/\\][^'\"]*[/\\]", r"\1", text)
-    return re.sub(r"(?:[A-Za-z]:)?[/\\][^\s'\"]*[/\\]", "", text)
+        return without_folders("; ".join(dict.fromkeys(chosen)))[:400]
 
 
 def _load_s(log: str) -> float | None:

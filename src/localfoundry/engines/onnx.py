@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from localfoundry.config import Settings
-from localfoundry.engines import onnx_arguments
+from localfoundry.engines import onnx_arguments, worker_words
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
 from localfoundry.errors import DiskError, NotAModel
 from localfoundry.fit.context import largest_that
@@ -21,8 +21,6 @@ from localfoundry.store.manifest import Manifest
 
 _LIBRARIES = ("onnxruntime", "onnx", "llguidance")
 _NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate|[Ff]ailed to allocate")
-_BYTES = re.compile(r"^(kv_cache)_bytes=(\d+)$", re.MULTILINE)
-_SECONDS = re.compile(r"^engine_load_s=(\d+\.\d+)$", re.MULTILINE)
 
 # Through measured loads of the starter model in 4 and 8 bits, contexts of 2,048 tokens, ONNX Runtime 1.32: 349 MB where
 # this says 344, and 461 MB where it says 552 (there the embeddings stay in the file, and few of them are read).
@@ -95,16 +93,10 @@ class Onnx:
         return "unknown"
 
     def account(self, log: str) -> LoadAccount:
-        seconds = _SECONDS.search(log)
-        found = {purpose: int(size) for purpose, size in _BYTES.findall(log)}
-        return LoadAccount(found, float(seconds[1]) if seconds else None)
+        return worker_words.account(log)
 
     def complaint(self, log: str) -> str:
-        """The line that the worker itself wrote, without paths; without one, it was ended and wrote nothing."""
-        lines = [line.strip() for line in log.splitlines() if line.strip()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        said = errors[-1] if errors else "; ".join(lines[-2:])
-        return re.sub(r"(?:[A-Za-z]:)?[/\\][^\s'\"]*[/\\]", "", said)[:400]
+        return worker_words.complaint(log)
 
 
 def _fixed(manifest: Manifest, model_path: Path) -> int:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from localfoundry.config import Settings
-from localfoundry.engines import openvino_arguments, openvino_fit
+from localfoundry.engines import openvino_arguments, openvino_fit, worker_words
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
 from localfoundry.errors import LoadFailed, NotAModel
 from localfoundry.formats.split import read_model
@@ -21,8 +21,6 @@ from localfoundry.store.manifest import Manifest
 
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})  # of GGUF files; an IR folder is a graph and needs no list
 _NO_MEMORY = re.compile(r"bad_alloc|out of memory|[Cc]annot allocate|failed to allocate", re.IGNORECASE)
-_BYTES = re.compile(r"^(weights|kv_cache|compute)_bytes=(\d+)$", re.MULTILINE)
-_SECONDS = re.compile(r"^engine_load_s=(\d+\.\d+)$", re.MULTILINE)
 
 
 class OpenVino:
@@ -86,15 +84,10 @@ class OpenVino:
             return "unknown"
 
     def account(self, log: str) -> LoadAccount:
-        seconds = _SECONDS.search(log)
-        found = {purpose: int(size) for purpose, size in _BYTES.findall(log)}
-        return LoadAccount(found, float(seconds[1]) if seconds else None)
+        return worker_words.account(log)
 
     def complaint(self, log: str) -> str:
-        """The line that the worker itself wrote; without one, it was ended and wrote nothing."""
-        lines = [line.strip() for line in log.splitlines() if line.strip()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return (errors[-1] if errors else "; ".join(lines[-2:]))[:400]
+        return worker_words.complaint(log)
 
 
 def _check_whole(request: LoadRequest) -> None:

@@ -7,12 +7,11 @@ name, and so is a folder whose graphs were made for one: never the processor ins
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-from localfoundry.workers import lifeline, limits
+from localfoundry.workers import command_line, lifeline, limits
 from localfoundry.workers.onnx_batch import Batch
 from localfoundry.workers.onnx_folder import Folder, Tokens, Unsupported
 from localfoundry.workers.onnx_graph import Graph
@@ -30,8 +29,7 @@ def main() -> None:
     except Exception as exc:  # noqa: BLE001 the library's errors have no common class, and all of them end the load
         print(f"error: {str(exc).strip() or type(exc).__name__}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    account = "".join(f"{purpose}_bytes={size}\n" for purpose, size in backend.account().items())
-    os.write(2, f"\n{account}engine_load_s={time.perf_counter() - started:.4f}\n".encode())
+    command_line.tell_loaded(backend.account(), started)
     from localfoundry.workers import serving
 
     serving.run(backend, options.alias, _fingerprint(), options.socket, options.port)
@@ -65,14 +63,7 @@ def _fingerprint() -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="localfoundry.workers.onnx")
-    parser.add_argument("--model", required=True, help="the folder with genai_config.json")
-    parser.add_argument("--alias", required=True)
-    parser.add_argument("--socket")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--context", type=int, required=True)
-    parser.add_argument("--parallel", type=int, required=True)
-    parser.add_argument("--device", default="CPU")
+    parser = command_line.parser("onnx")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
     return parser.parse_args()
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from localfoundry.workers import lifeline, limits, silence
+from localfoundry.workers import command_line, lifeline, limits, silence
 from localfoundry.workers.generation import Finish, Grammar, Progress, Refused, Sampling, Vocabulary
 from localfoundry.workers.prefixes import Prefixes
 from localfoundry.workers.vocabulary import of_entries
@@ -272,8 +272,7 @@ def main() -> None:
     options = _arguments()
     started = time.perf_counter()
     backend = _loaded(options)
-    account = "".join(f"{purpose}_bytes={size}\n" for purpose, size in backend.account().items())
-    os.write(2, f"\n{account}engine_load_s={time.perf_counter() - started:.4f}\n".encode())
+    command_line.tell_loaded(backend.account(), started)
     from localfoundry.workers import serving
 
     serving.run(backend, options.alias, _fingerprint(), options.socket, options.port)
@@ -338,14 +337,7 @@ def _fingerprint() -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="localfoundry.workers.openvino")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--alias", required=True)
-    parser.add_argument("--socket")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--context", type=int, required=True)
-    parser.add_argument("--parallel", type=int, required=True)
-    parser.add_argument("--device", default="CPU")
+    parser = command_line.parser("openvino")
     parser.add_argument("--engine-argument", action="append", default=[], metavar="PROPERTY=VALUE")
     return parser.parse_args()
 
