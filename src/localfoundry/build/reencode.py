@@ -24,22 +24,20 @@ from pathlib import Path
 import msgspec
 
 import localfoundry
-from localfoundry.build import openvino
-from localfoundry.errors import DamagedModel, DiskFull, FoundryError, MissingExtra, ModelNotCached, UsageError
+from localfoundry.build import making, openvino
+from localfoundry.errors import FoundryError, MissingExtra, ModelNotCached, UsageError
 from localfoundry.formats.gguf import GgufHeader, read_gguf
 from localfoundry.formats.gguf_types import bytes_per_value
 from localfoundry.formats.shape import of_gguf
 from localfoundry.sources.names import as_variant_name
-from localfoundry.store import adopted, disk
+from localfoundry.store import disk
 from localfoundry.store.filing import appear, now, working
 from localfoundry.store.manifest import Manifest, Recipe, StoredFile
 from localfoundry.store.progress import Progress, Silent
 from localfoundry.store.store import Store
-from localfoundry.units import format_bytes
 
 OPENVINO = "openvino"
 TARGETS = ("Q8_0", "F16", OPENVINO)
-ROOM_LEFT_BYTES = 512_000_000  # that stay free on the disk: for logs, results, and what others write
 BYTES_PER_S = 40_000_000  # of the new file, on one slow core (64 MB/s on an EPYC): for saying how long it will take
 _FOLDER_BYTES_PER_S = 30_000_000  # of the OpenVINO folder, beside that
 _GRAPH_BYTES = 4_000_000
@@ -71,7 +69,7 @@ class Plan:
         if self.present:
             return 0
         copies = 2 if self.target == OPENVINO else 1  # a folder is made of a file in Q8_0, which goes again
-        return copies * self.size_bytes + ROOM_LEFT_BYTES
+        return copies * self.size_bytes + making.ROOM_LEFT_BYTES
 
     @property
     def fits(self) -> bool:
@@ -98,9 +96,12 @@ def target_of(word: str) -> str:
 
 def find(store: Store, source: Manifest, target: str) -> Manifest | None:
     """The re-encoding of `source` that is here, however its source is called by now. Reads manifests only."""
-    sha256 = _main(store, source).sha256
-    found = (m for m in store.manifests() if m.recipe and (m.recipe.source_sha256, m.recipe.target) == (sha256, target))
-    return next(found, None)
+    sha256 = making.main_file(store, source).sha256
+    for made in store.manifests():
+        recipe = made.recipe
+        if recipe and recipe.stands_in and (recipe.source_sha256, recipe.target) == (sha256, target):
+            return made
+    return None
 
 
 def plan(store: Store, source: Manifest, target: str = "Q8_0") -> Plan:
@@ -172,37 +173,16 @@ def carry_out(store: Store, made: Plan, progress: Progress | None = None) -> Man
     if importlib.util.find_spec("numpy") is None:
         raise MissingExtra("re-encoding needs numpy", hint="pip install 'localfoundry[reencode]'")
     progress = progress or Silent()
-    key = f"reencode-{made.name[:60]}-{_main(store, made.source).sha256[:12]}"
+    key = f"reencode-{made.name[:60]}-{making.main_file(store, made.source).sha256[:12]}"
     with working(store, key, made.name, progress) as work:
         present = find(store, made.source, made.target)
         if present is not None:
             return present
         if made.target == OPENVINO:
             openvino.require()
-        _require_room(store, made)
-        _verify(store, made.source, progress)
+        making.require_room(store, made.name, made.size_bytes, made.needs_bytes)
+        making.verify_source(store, made.source, progress)
         return _make(store, made, work, progress)
-
-
-def _require_room(store: Store, made: Plan) -> None:
-    free = disk.free_bytes(store.root)
-    if free is not None and made.needs_bytes > free:
-        raise DiskFull(
-            f"{made.name} needs {format_bytes(made.size_bytes)} and {format_bytes(ROOM_LEFT_BYTES)} left over, "
-            f"and {format_bytes(free)} are free at {store.root}",
-            hint="make room (foundry cache clean), or put the models elsewhere: foundry cache cd PATH",
-        )
-
-
-def _verify(store: Store, source: Manifest, progress: Progress) -> None:
-    """Read the source once in full: what is made out of it must be made out of what was verified."""
-    adopted.check(store, source)
-    main, path = _main(store, source), store.main_file(source)
-    progress.start("Verifying", main.name, main.size_bytes)
-    if adopted.sha256_of(path, progress.position) != main.sha256:
-        raise DamagedModel(
-            f"{main.name} of {source.id} is not what was verified", hint=f"foundry cache verify {source.id}"
-        )
 
 
 def _make(store: Store, made: Plan, work: Path, progress: Progress) -> Manifest:
@@ -223,25 +203,13 @@ def _make(store: Store, made: Plan, work: Path, progress: Progress) -> Manifest:
         progress.start("Converting", made.name, None)
         openvino.convert(path, staged)
     else:
-        fresh.rename(staged / f"{Path(_main(store, made.source).name).stem}-{made.target}.gguf")
+        fresh.rename(staged / f"{Path(making.main_file(store, made.source).name).stem}-{made.target}.gguf")
     recipe = Recipe(
-        source_id=made.source.id, source_sha256=_main(store, made.source).sha256, target=made.target,
+        source_id=made.source.id, source_sha256=making.main_file(store, made.source).sha256, target=made.target,
         changed=made.types, tool=_TOOL, largest_error=float(f"{largest:.3g}"), rms_error=float(f"{rms:.3g}"),
     )  # fmt: skip
-    files = tuple(_settled(store, file) for file in sorted(staged.iterdir()))
+    files = tuple(making.settled(store, file) for file in sorted(staged.iterdir()))
     return appear(store, staged, _manifest(made, header, files, recipe))
-
-
-def _settled(store: Store, file: Path) -> StoredFile:
-    """A finished file, on the disk for good and under the name of its content as well."""
-    disk.sync_file(file)
-    disk.make_read_only(file)
-    found = StoredFile(file.name, file.stat().st_size, adopted.sha256_of(file))
-    blob = store.blob(found.sha256)
-    if not blob.exists():
-        disk.link_or_copy(file, blob)
-        disk.sync_folder(blob.parent)
-    return found
 
 
 def _manifest(made: Plan, header: GgufHeader, files: tuple[StoredFile, ...], recipe: Recipe) -> Manifest:
@@ -257,11 +225,6 @@ def _manifest(made: Plan, header: GgufHeader, files: tuple[StoredFile, ...], rec
         shape=of_gguf(header),
         recipe=recipe,
     )
-
-
-def _main(store: Store, source: Manifest) -> StoredFile:
-    name = store.main_file(source).relative_to(store.folder(source)).as_posix()
-    return next(f for f in source.files if f.name == name)
 
 
 class _Lines:

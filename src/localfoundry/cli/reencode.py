@@ -56,6 +56,8 @@ def recipe_words(recipe: Recipe) -> str:
     changed = ", ".join(f"{old} as {new}" for old, new in recipe.changed.items()) or "its types as they were"
     if recipe.target == "openvino":
         changed += ", for OpenVINO"
+    if recipe.rms_error is None:
+        return f"{recipe.source_id} with {changed}"
     if recipe.largest_error == 0:
         return f"{recipe.source_id} with {changed}; every weight is the same"
     return f"{recipe.source_id} with {changed}; weights differ by {recipe.rms_error:.2%} (rms of the worst tensor)"

@@ -68,7 +68,8 @@ def _reencodings(
     """By engine, for those that gain from one: the file is read badly, or one in the engine's own form is here."""
     if manifest.format != "gguf":
         return {}
-    made = [m for m in store.manifests() if m.recipe and m.recipe.source_sha256 in {f.sha256 for f in manifest.files}]
+    sums = {f.sha256 for f in manifest.files}
+    made = [m for m in store.manifests() if m.recipe and m.recipe.stands_in and m.recipe.source_sha256 in sums]
     found = {}
     for engine in known:
         badly, target = _badly(engine, facts), _OWN_FORM.get(engine.name, _ANY)

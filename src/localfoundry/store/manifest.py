@@ -47,19 +47,31 @@ class Adopted(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a version was made out of another one. The same source and tool give the same bytes again.
+    """How a version was made out of another one. The same source, tools and options give the same model again.
 
-    Errors are those of the tensor that is worst in it: the largest difference of a value as a share of the tensor's
-    largest value, and the root mean square of the differences as a share of that of its values.
+    A `reencoded` version stands in for its source wherever an engine reads it better; one that was `quantized` or
+    `compiled` is another model to choose. Errors are those of the tensor that is worst in it: the largest difference of
+    a value as a share of the tensor's largest value, and the root mean square of the differences as a share of that of
+    its values. None: not measured.
     """
 
     source_id: str  # as it was called then; it may be gone or have another number by now
     source_sha256: str  # of its main file
-    target: str  # the tensor type that others became
+    target: str  # the tensor type, format or precision that it became
     changed: dict[str, str]  # the new type of each tensor type that changed
     tool: str  # with its version
-    largest_error: float
-    rms_error: float
+    largest_error: float | None = None
+    rms_error: float | None = None
+    kind: str = "reencoded"  # "quantized", "compiled"
+    options: dict[str, str] = {}
+    tools: dict[str, str] = {}  # the versions of others that took part
+    inputs: dict[str, str] = {}  # SHA-256 of each file that it was made of, beside the main one
+    commit: str | None = None  # of the source's repository
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether engines may be given it in place of its source."""
+        return self.kind == "reencoded"
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
