@@ -88,3 +88,18 @@ def test_one_that_is_there_is_used_and_a_form_of_the_engines_own_is_used_first(
     known.append(folder)
     assert [c.runs for c in choose(starter, profile="throughput").candidates] == ["smol-ir:1", None]
     assert [c.runs for c in choose(gguf, profile="throughput").candidates] == [None, None]
+
+
+def test_how_its_requests_came_counts_where_nobody_chose_a_profile(starter: Manifest) -> None:
+    def engines(**settings: object) -> tuple[list[str], str]:
+        given: Settings = dataclasses.replace(config.load(), **settings)  # type: ignore[arg-type]
+        wish = choosing.wish_of(starter, given, seen="throughput")
+        found = choosing.choose(Store(given.models_dir), starter, given, wish).candidates
+        return [c.engine.name for c in found], found[0].reason
+
+    order, reason = engines()
+    assert order == ["openvino", "llama.cpp"]
+    assert "that is how most of its last requests came" in reason
+    order, reason = engines(profile="chat")
+    assert order == ["llama.cpp", "openvino"]
+    assert "last requests" not in reason

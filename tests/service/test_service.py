@@ -16,6 +16,7 @@ from localfoundry.catalog.lookup import Catalog
 from localfoundry.errors import InvalidRequest, LoadFailed, ModelNotCached, NotRunnable, ServiceStopping, UnknownModel
 from localfoundry.service.planning import LoadOptions
 from localfoundry.service.service import Service
+from localfoundry.service.workload import LOOKED_AT
 from localfoundry.sources.resolve import resolve
 from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
@@ -62,6 +63,21 @@ async def test_concurrent_first_requests_load_once(running: Service) -> None:
     name = await fake(running, "one", load_s=0.2)
     loaded = await asyncio.gather(*(running.load(name) for _ in range(8)))
     assert len({model.worker.pid for model in loaded}) == 1
+
+
+async def test_how_many_requests_come_at_once_is_seen_for_the_next_load(running: Service) -> None:
+    name = await fake(running, "one")
+
+    async def use(together: asyncio.Barrier) -> str:
+        async with running.lease(name) as model:
+            await together.wait()
+            return model.id
+
+    for at_once, profile in ((1, "chat"), (8, "throughput")):
+        for _ in range(LOOKED_AT // at_once):
+            together = asyncio.Barrier(at_once)
+            [id_, *_] = await asyncio.gather(*(use(together) for _ in range(at_once)))
+        assert running.planner.workload.profile(id_) == profile
 
 
 async def test_a_switch_lets_the_answer_in_flight_end(running: Service) -> None:

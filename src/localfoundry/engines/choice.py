@@ -37,12 +37,14 @@ ARGUMENTS_OF = "llama.cpp"  # whose arguments `engineArguments` are, where no en
 class Wish:
     """What is asked of the choice. `engine`: this one or none; `preferred`: this one first, where it takes the model.
 
+    `seen`: the profile is that of its requests until now, and nobody chose it.
     `failed`: engines that could not load this very file, with why. `arguments`: a person's own for the engine.
     """
 
     engine: str | None = None
     preferred: str | None = None
     profile: str = "auto"
+    seen: bool = False
     device: str | None = None
     keep_state: bool = False
     arguments: tuple[str, ...] = ()
@@ -199,6 +201,8 @@ def _reason(engine: Engine, wish: Wish, wanted: str | None, *, alone: bool) -> s
     if wish.preferred is not None and _letters(engine.name) == _letters(wish.preferred):
         return "the setting engine prefers it"
     known = ORDER[profile_of(wish)].get(engine.name)
+    if known and alone and wish.seen and profile_of(wish) != AUTO:
+        known += ", and that is how most of its last requests came"
     return known or ("it comes first" if alone else "it comes next")
 
 

@@ -45,15 +45,20 @@ def facts_of(store: Store, manifest: Manifest) -> ModelFacts:
 
 def wish_of(
     manifest: Manifest, settings: Settings, *, engine: str | None = None, device: str | None = None,
-    keep_state: bool | None = None, failed: Mapping[str, str] | None = None,
+    keep_state: bool | None = None, failed: Mapping[str, str] | None = None, seen: str | None = None,
 ) -> Wish:  # fmt: skip
-    """What a caller asks, else what is chosen for the model, else the settings; `failed` as in `Wish`."""
+    """What a caller asks, else what is chosen for the model, else the settings; `failed` as in `Wish`.
+
+    `seen`: the profile that its requests had until now, for where none is chosen.
+    """
     chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
+    profile = chosen.profile or settings.profile
     keeps = keep_state if keep_state is not None else chosen.keep_state
     return Wish(
         engine=engine or chosen.engine,
         preferred=None if settings.engine == "auto" else settings.engine,
-        profile=chosen.profile or settings.profile,
+        profile=seen if seen and profile == "auto" else profile,
+        seen=profile == "auto" and seen is not None,
         device=device,
         keep_state=settings.keep_state if keeps is None else keeps,
         arguments=chosen.engine_arguments,

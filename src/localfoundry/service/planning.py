@@ -21,6 +21,7 @@ from localfoundry.service.decisions import LoadPlan, Resident
 from localfoundry.service.learning import Learned
 from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.loading import LoadedModel
+from localfoundry.service.workload import Workload
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 from localfoundry.units import format_bytes
@@ -66,6 +67,7 @@ class Planner:
         self._not_reencoded: Mapping[str, str] = {} if not_reencoded is None else not_reencoded
         self._measured: dict[_Kind, Bytes] = {}
         self._learned = Learned(home)
+        self.workload = Workload()
         self._failed: dict[str, dict[str, str]] = {}  # by version and engine: why it cannot load what another one can
 
     def plan(
@@ -80,7 +82,7 @@ class Planner:
         known = self._failed.get(manifest.id, {}) | {one.engine: one.why for one in failed}
         wish = choosing.wish_of(
             manifest, settings, engine=options.engine, device=options.device, keep_state=options.keep_state,
-            failed=known,
+            failed=known, seen=self.workload.profile(manifest.id),
         )  # fmt: skip
         choice = choosing.choose(self.store, manifest, settings, wish, self._not_reencoded)
         first: LoadPlan | None = None
@@ -138,7 +140,8 @@ class Planner:
 
     def choice(self, manifest: Manifest, settings: Settings) -> Choice:
         """The engines for it if nobody asked for anything, by what was learned here as well. Raises NotRunnable."""
-        wish = choosing.wish_of(manifest, settings, failed=self._failed.get(manifest.id))
+        seen = self.workload.profile(manifest.id)
+        wish = choosing.wish_of(manifest, settings, failed=self._failed.get(manifest.id), seen=seen)
         return choosing.choose(self.store, manifest, settings, wish, self._not_reencoded)
 
     def need(self, manifest: Manifest, context: int, settings: Settings) -> Bytes:

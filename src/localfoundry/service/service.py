@@ -83,8 +83,8 @@ class Service:
         self._state_dir = settings.home / "state"  # saved conversations; they end with the service
         self._names = Names(store, catalog)
         self._reencodings = Reencodings(store)
-        self._planner = Planner(store, settings.home, self._reencodings.failed)
-        self._preparation = Preparation(self._planner, self._reencodings)
+        self.planner = Planner(store, settings.home, self._reencodings.failed)
+        self._preparation = Preparation(self.planner, self._reencodings)
         self._scheduler = Scheduler(Ledger({}), settings.queue_length)
         self._numbers = itertools.count(1)
         self._asking: dict[int, _Asking] = {}  # requests that wait
@@ -106,7 +106,7 @@ class Service:
 
     @property
     def _alternatives(self) -> Alternatives:
-        return Alternatives(self.catalog, self._planner, self.settings)
+        return Alternatives(self.catalog, self.planner, self.settings)
 
     # For whoever reports
 
@@ -157,6 +157,7 @@ class Service:
         manifest = self.resolve(name)
         with self.working():
             number, model = await self._granted(manifest, None)
+            self.planner.workload.note(model.id, model.in_flight)
             try:
                 yield model
             finally:
@@ -361,15 +362,15 @@ class Service:
                 raise  # a fault of ours: whoever waits has an answer, and the log shall have the traceback
             return
         model.worker.exited.add_done_callback(lambda _: self._exited(model))
-        claim = self._planner.measure(model)
+        claim = self.planner.measure(model)
         self._tell(ModelEvent("loaded", manifest.id, model.load_s))
         log.info("loaded %s with %s in %.2f s", manifest.id, model.command.engine, model.load_s)
-        self._planner.remember(manifest, [one for one in plan.failed if not one.passing])
+        self.planner.remember(manifest, [one for one in plan.failed if not one.passing])
         if plan.usual_context > plan.context:
             log.warning("%s has a context of %d tokens: %d do not fit", manifest.id, plan.context, plan.usual_context)
         self._perform(self._scheduler.loaded(manifest.id, claim, model.load_s, time.monotonic()))
         self._begin("watch", self._watch_health(model))
-        self._begin("learn", asyncio.to_thread(self._planner.learn, model, self.settings))
+        self._begin("learn", asyncio.to_thread(self.planner.learn, model, self.settings))
 
     async def _ready(self, manifest: Manifest, plan: LoadPlan) -> LoadedModel:
         """A worker that answers, with its conversations back. Where that fails, no process is left."""
@@ -465,7 +466,7 @@ class Service:
         """Ask for signs of life and measure, until the worker is gone."""
         while not model.worker.exited.done():
             await health.beat(model, self.settings.hang_timeout_s)
-            self._scheduler.measured(model.id, self._planner.measure(model))
+            self._scheduler.measured(model.id, self.planner.measure(model))
             self._observe()
             pause_s = health.next_beat_s(model, self.settings.hang_timeout_s)
             await asyncio.wait([model.worker.exited], timeout=pause_s)
