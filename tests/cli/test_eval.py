@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,49 @@ def test_twins_show_no_difference_and_json_holds_everything(
     assert [row["engine"] for row in document["candidates"]] == ["fake", "fake"]
     assert document["run"]["machine"]["memory_bytes"] > 0
     assert not document["interrupted"]
+
+
+TWOFOLD: dict[str, Any] = {"architecture": "twofold", "on": {"fake": {"answer": "0"}, "fake2": {"echo": True}}}
+
+
+def test_each_engine_s_answers_are_asked_for_kept_and_weighed_apart(
+    foundry: Foundry, fake_model: Callable[..., str], isolated: Path
+) -> None:
+    model = fake_model("both", **TWOFOLD)
+    file = suite_of(isolated)
+    document = foundry.ok("eval", model, f"{model}@engine=fake2", "--suite", file, "--json").json
+    assert {row["label"]: row["engine"] for row in document["candidates"]} == {
+        model: "fake",
+        f"{model}@engine=fake2": "fake2",
+    }
+    assert [score["passed"] for score in document["scores"]] == [1, ITEMS]
+    asked = foundry.ok("eval", model, "--engine", "fake2", "--suite", file, "--items", "2", "--json").json
+    assert [(row["label"], row["engine"]) for row in asked["candidates"]] == [(f"{model}@engine=fake2", "fake2")]
+    known = evidence.known(isolated / "foundry").of(model_id=f"{model}:1")
+    assert sorted((a.engine, a.share.count, a.share.n) for a in known.accuracy) == [("fake", 1, 12), ("fake2", 12, 12)]
+    assert foundry("eval", model, "--engine", "fake3", "--suite", file).code == 2
+    twice = foundry("eval", f"{model}@engine=fake2", model, "--engine", "fake2", "--suite", file)
+    assert twice.code == 2 and "the same candidate" in twice.err
+
+
+def test_a_run_is_not_continued_by_another_engine(
+    foundry: Foundry, fake_model: Callable[..., str], isolated: Path
+) -> None:
+    model = fake_model("both", **TWOFOLD)
+    line = ("eval", model, "--suite", suite_of(isolated))
+    foundry.ok(*line)
+    with closing(sqlite3.connect(isolated / "foundry" / FILE_NAME)) as results, results:
+        results.execute("DELETE FROM item WHERE item = 'i3'")
+    foundry.ok("config", "set", f"models.{model}.engine", "fake2")
+    foundry.ok("model", "unload", model)
+    refused = foundry(*line, "--resume")
+    assert refused.code == 2
+    assert "both was run by fake when the run to resume was asked, and is run by fake2 now" in refused.err
+    assert len(results_of(isolated)) == ITEMS - 1
+    foundry.ok("config", "set", f"models.{model}.engine", "fake")
+    foundry.ok("model", "unload", model)
+    foundry.ok(*line, "--resume")
+    assert len(results_of(isolated)) == ITEMS
 
 
 class Steps:

@@ -56,9 +56,22 @@ def test_each_engine_is_faithful_to_the_starter_s_weights(
         assert loaded["file"] == f"{starter.name}-openvino:1", "it says which file runs"
 
 
-def test_an_engine_is_named_with_fidelity_only(foundry: Foundry) -> None:
-    refused = foundry("eval", "smollm2-135m", "--engine", "openvino")
-    assert refused.code == 2 and "--engine goes with --fidelity" in refused.err
+@pytest.mark.real_model
+def test_a_comparison_measures_fidelity_once_and_shows_what_is_kept(
+    foundry: Foundry, starter: Manifest, tmp_path: Path
+) -> None:
+    """Of the same file and engine a figure is kept; it stands beside the speed in every later comparison."""
+    line = ("compare", starter.alias, f"{starter.alias}@threads=1", "--rounds", "2", "--max-tokens", "4")
+    asked = ("--fidelity", "--reference", part(tmp_path), "--every", "8", "--json")
+    first = foundry.ok(*line, *asked, timeout=110).json["fidelity"]
+    assert [one["positions"] for one in first] == [4, 4]
+    assert all(0 <= one["kl"]["value"] < 0.03 for one in first)
+    again = foundry.ok(*line, *asked)
+    assert again.json["fidelity"] == first and "measured already" in again.err
+    told = foundry.ok(*line)
+    assert "Fidelity to the source weights:" in told.out
+    with Results(config.load().home / FILE_NAME) as results:
+        assert [run.kind for run in results.runs()] == ["bench", "eval"], "one file in one engine is measured once"
 
 
 def test_a_model_without_a_reference_is_told_how_to_get_one(
@@ -77,3 +90,15 @@ def test_an_engine_that_answers_nothing_of_use_is_a_failure_by_name(
 ) -> None:
     done = foundry("eval", "--fidelity", fake_model("fake"), "--reference", part(tmp_path))
     assert done.code == 1 and "fake:1 gave an answer without a text" in done.err
+
+
+def test_a_comparison_goes_on_without_the_fidelity_that_cannot_be_measured(
+    foundry: Foundry, fake_model: Callable[..., str]
+) -> None:
+    fake_model("one", tokens_per_second=400)
+    fake_model("two", tokens_per_second=300)
+    line = ("compare", "one", "two", "--rounds", "2", "--max-tokens", "8", "--fidelity")
+    for _ in range(2):
+        done = foundry.ok(*line)
+        assert "no fidelity of one: there is no reference for one:1" in done.err
+        assert "Recommendation for development" in done.out

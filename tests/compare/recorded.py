@@ -12,9 +12,10 @@ from localfoundry.bench.outcome import Measurement, Outcome
 from localfoundry.bench.plan import Plan
 from localfoundry.bench.record import candidate_row, plain, protocol, sample_row
 from localfoundry.bench.request import Sample
+from localfoundry.quality.fidelity import Estimate, Fidelity
 from localfoundry.quality.results import ItemResult, item_row
 from localfoundry.results.db import Results
-from localfoundry.results.rows import CandidateRow, Run, VoteRow, new_id
+from localfoundry.results.rows import CandidateRow, ItemRow, Run, VoteRow, new_id
 
 MACHINE: dict[str, object] = {"cpu": "Test CPU", "cores": 2, "threads": 2, "memory_bytes": 8 * 1024**3, "system": "T"}
 
@@ -82,6 +83,7 @@ def keep_bench(
 def keep_items(
     results: Results, passed: dict[str, Sequence[bool]], suite: str = "chat", sha256: dict[str, str] | None = None,
     answer: str = "42", content: str | None = None, language: str = "en", quantizations: dict[str, str] | None = None,
+    engines: dict[str, str] | None = None,
 ) -> Run:  # fmt: skip
     """A finished run of a suite in the file: for each label whether it passed item after item.
 
@@ -90,7 +92,12 @@ def keep_items(
     run = Run(new_id(), "eval", "2026-11-23T05:10:00+00:00", machine=MACHINE, protocol={"seed": 42})
     rows = [
         CandidateRow(
-            run.id, label, label, file_sha256=(sha256 or {}).get(label), quantization=(quantizations or {}).get(label)
+            run.id,
+            label,
+            label,
+            file_sha256=(sha256 or {}).get(label),
+            engine=(engines or {}).get(label),
+            quantization=(quantizations or {}).get(label),
         )
         for label in passed
     ]
@@ -104,6 +111,18 @@ def keep_items(
                     suite_sha256=content,
                 )  # fmt: skip
                 results.add_item(item_row(run.id, item))
+    results.finish(run.id)
+    return results.run(run.id)
+
+
+def keep_fidelity(results: Results, figures: dict[str, Estimate], every: int = 8) -> Run:
+    """A finished run of fidelity in the file: of each label the perplexity over that of the source weights."""
+    run = Run(new_id(), "eval", "2026-11-23T05:15:00+00:00", machine=MACHINE, protocol={"fidelity": {"every": every}})
+    results.begin(run, [CandidateRow(run.id, label, label, engine="llama.cpp") for label in figures])
+    for label, perplexity in figures.items():
+        one = Fidelity(positions=384, kl=Estimate(0.1, 0.09, 0.11), top1=Estimate(0.95, 0.94, 0.96),
+                       perplexity=perplexity)  # fmt: skip
+        results.add_item(ItemRow(run.id, label, "fidelity", "summary", "", None, msgspec.json.encode(one).decode()))
     results.finish(run.id)
     return results.run(run.id)
 

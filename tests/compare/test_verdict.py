@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from compare.recorded import MACHINE, failing, keep_bench, keep_items, keep_votes, outcome
+from compare.recorded import MACHINE, failing, keep_bench, keep_fidelity, keep_items, keep_votes, outcome
 from localfoundry.bench.plan import Plan
 from localfoundry.compare import tables, text, verdict
 from localfoundry.compare.evidence import gather, short
 from localfoundry.errors import InvalidRequest
+from localfoundry.quality.fidelity import Estimate
 from localfoundry.results.db import Results
 from localfoundry.results.rows import Run, new_id
 
@@ -169,3 +170,43 @@ def test_a_rating_run_holds_answers_that_nobody_checked(results: Results) -> Non
     results.begin(run)
     with pytest.raises(InvalidRequest, match="holds no result"):
         gather(results, [results.run(run.id)])
+
+
+def test_a_winner_that_does_not_answer_as_its_source_does_has_that_said_with_it(results: Results) -> None:
+    """The fastest quantization may be another model: 20 % worse in perplexity is no detail of a table."""
+    bench = keep_bench(results, PLAN, [outcome("whole", 2.0, PLAN), outcome("coarse", 1.0, PLAN)])
+    far = keep_fidelity(results, {"coarse": Estimate(1.2, 1.15, 1.26), "whole": Estimate(1.001, 0.99, 1.012)})
+    evidence = gather(results, [bench, far])
+    [said] = verdict.judge(evidence)
+    assert said.development.label == "coarse"
+    assert said.development.because[0].endswith(
+        "shown to answer faster than every other, but its perplexity is 1.20 times that of the source weights "
+        "(95 % 1.15 to 1.26): it does not answer as that model does."
+    )
+    [cite] = [one for one in said.development.cites if one.unit == "times"]
+    assert (cite.label, cite.value, cite.low, cite.n) == ("coarse", 1.2, 1.15, 384)
+    table = tables.fidelity(evidence)
+    assert [row[0] for row in table.rows] == ["whole", "coarse"], "as the candidates stand everywhere"
+    words = text.block(evidence, [said])
+    assert "perplexity +20.0% (+15.0% to +26.0%)" in words and "KL" in text.definitions(evidence)
+
+
+def test_nothing_is_held_against_a_winner_whose_loss_is_not_shown(results: Results) -> None:
+    bench = keep_bench(results, PLAN, [outcome("whole", 2.0, PLAN), outcome("fine", 1.0, PLAN)])
+    near = keep_fidelity(results, {"fine": Estimate(1.02, 1.009, 1.031)})
+    [said] = verdict.judge(gather(results, [bench, near]))
+    assert said.development.label == "fine" and "perplexity" not in said.development.because[0]
+
+
+def test_fidelity_alone_can_be_compared(results: Results) -> None:
+    evidence = gather(results, [keep_fidelity(results, {"a": Estimate(1.2, 1.1, 1.3)})])
+    first, *_ = tables.all_of(evidence, verdict.judge(evidence))
+    assert first.name == "Fidelity to the source weights"
+
+
+def test_a_label_that_another_engine_ran_is_not_mixed(results: Results) -> None:
+    bench = keep_bench(results, PLAN, [outcome("a", 1.0, PLAN), outcome("b", 2.0, PLAN)])
+    items = keep_items(results, {"a": [True] * 6, "b": [True] * 6}, engines={"a": "openvino", "b": "llama.cpp"})
+    evidence = gather(results, [bench, items])
+    assert {result.model for result in evidence.items} == {"b"}
+    assert "a was run by openvino in run" in evidence.notes[0] and "by llama.cpp elsewhere" in evidence.notes[0]

@@ -32,6 +32,7 @@ class Measured:
             Evidence(
                 alias=alias, variant=variant.id, task=task, source=a.source, score=a.share.value, low=a.share.low,
                 high=a.share.high, n=a.share.n, suite=a.task, language=a.language, content=a.suite_sha256,
+                engine=a.engine,
             )
             for a in found
         ]  # fmt: skip

@@ -33,6 +33,7 @@ class Evidence:
     `score`, with its interval from `low` to `high`, is the share of `n` items of `suite` that were solved, 0 to 1;
     all of that is there where it was measured, and none of it where it is declared: then there are a role and by whom.
     `language` None: not of one language. `content`: the hash of what the suite asked, None where it is not known.
+    `engine`: what ran the model then; of several scores of one source the last one that is told counts.
     """
 
     alias: str
@@ -46,6 +47,7 @@ class Evidence:
     suite: str = ""
     language: str | None = None
     content: str | None = None
+    engine: str | None = None
     role: Role | None = None
     by: str = ""
 
@@ -72,7 +74,9 @@ class Evidence:
             return f"{_SAYS[self.role or 'start']} for {self.task}, declared by {self.by}"
         suite = f" of {self.suite}" if self.suite else ""
         language = f" in {self.language}" if self.language else ""
-        return f"{self.score:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} items{suite}), {self.source}{language}"
+        by = f" with {self.engine}" if self.engine else ""
+        figures = f"{self.score:.2f} ({self.low:.2f} to {self.high:.2f}, {self.n} items{suite})"
+        return f"{figures}, {self.source}{language}{by}"
 
     @property
     def short(self) -> str:

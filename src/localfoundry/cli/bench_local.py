@@ -40,6 +40,9 @@ class Loaded:
         self.accounts: dict[str, dict[str, Any]] = {}
         self.service_pid = state.pid
 
+    def client(self) -> ServiceClient:
+        return ServiceClient(self._state)
+
     async def load(self, candidate: Candidate) -> float:
         """Seconds until it was ready. The first one makes room, the others stay beside it, to be measured in turns.
 

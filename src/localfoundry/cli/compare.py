@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +12,13 @@ from localfoundry.cli.endpoint_options import endpoint_options
 from localfoundry.errors import DiskError, InvalidRequest
 
 if TYPE_CHECKING:
-    from localfoundry.bench.candidates import Candidate
-    from localfoundry.bench.plan import Plan
+    from localfoundry.cli.compare_runs import Compared
     from localfoundry.compare.evidence import Evidence
     from localfoundry.compare.verdict import Judged
     from localfoundry.config import Settings
     from localfoundry.quality.suite import Suite
     from localfoundry.results.db import Results
-    from localfoundry.results.rows import Run
 
-# The scenario of the bench for each pack of items.
-_TASKS = {
-    "chat": "chat", "code": "code", "reasoning": "chat", "extraction": "structured", "recall": "retrieval",
-    "tools": "chat",
-}  # fmt: skip
-_VARIANT = re.compile(r"^(?P<model>.+)@(?P<settings>(?:ctx|threads|engine)=[^@]*)$")
-_SETTINGS = {"ctx": "context", "threads": "threads", "engine": "engine"}
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -37,7 +26,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("models", nargs=-1)
 @click.option(
     "--task",
-    type=click.Choice(list(_TASKS)),
+    type=click.Choice(["chat", "code", "reasoning", "extraction", "recall", "tools"]),
     default="chat",
     show_default=True,
     help="Which kind of prompts is timed, and which pack of items --eval asks.",
@@ -48,6 +37,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--language", type=click.Choice(["en", "da"]), default="en", show_default=True, help="Of the items.")
 @click.option("--eval", "with_items", is_flag=True, help="Also ask the task's items, whose answers can be checked.")
 @click.option("--items", "item_count", type=click.IntRange(1), help="At most so many of them, evenly over the pack.")
+@click.option("--fidelity", is_flag=True, help="Also measure how far each is from its source weights in float32.")
+@click.option(
+    "--every",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="With --fidelity: only each N-th position of the text.",
+)
+@click.option("--reference", metavar="FILE", help="What --fidelity compares with; that of each model when left out.")
 @click.option("--timeout", default="300s", show_default=True, help="Give up on an answer after so long.")
 @click.option(
     "--from",
@@ -73,22 +71,24 @@ def compare(models: tuple[str, ...], sources: tuple[str, ...], as_json: bool, **
     """
     given = context.settings()
     _check_files(options)
+    from localfoundry.cli import compare_runs
+    from localfoundry.cli.compare_runs import Compared
     from localfoundry.results.db import FILE_NAME, Results
 
-    suites: list[Suite] = []
     with Results(given.home / FILE_NAME, output.note) as results:
         if sources:
             if models or options["endpoints"]:
                 raise InvalidRequest("either models are measured or runs are read, with --from", param="from")
-            runs, cut = [results.run(name) for name in sources], False
+            compared = Compared([results.run(name) for name in sources])
         else:
-            runs, cut, suites = _measured(given, results, models, options, quiet=as_json)
+            compared = compare_runs.measured(given, results, models, options, quiet=as_json)
         with context.uncollected():
-            evidence, judged = _evidence(given, results, runs)
-    _tell(given, evidence, judged, suites, options, as_json=as_json)
-    if cut:
+            evidence, judged = _evidence(given, results, compared)
+    _tell(given, evidence, judged, compared.suites, options, as_json=as_json)
+    if compared.cut:
         return 130
-    return 0 if any(f.measured for panel in evidence.panels for f in panel.figures) or evidence.items else 1
+    measured = any(f.measured for panel in evidence.panels for f in panel.figures)
+    return 0 if measured or evidence.items or evidence.fidelity else 1
 
 
 def _check_files(options: dict[str, Any]) -> None:
@@ -103,139 +103,24 @@ def _check_files(options: dict[str, Any]) -> None:
         draw.require()
 
 
-def _measured(
-    given: Settings, results: Results, models: Sequence[str], options: dict[str, Any], *, quiet: bool
-) -> tuple[list[Run], bool, list[Suite]]:
-    """The runs to compare, measured now or before; whether they were cut short; the suites asked."""
-    import asyncio
-
-    from localfoundry.cli import compare_measure
-    from localfoundry.cli.compare_services import opened
-    from localfoundry.cli.endpoint_options import keys_of
-
-    candidates = _candidates(given, models, options)
-    suites = _suites(options)
-    work = compare_measure.Work(given, candidates, keys_of(candidates), _plan(options), suites, quiet)
-    bench = None if options["again"] else compare_measure.kept_speeds(work, results)
-    asked = None if options["again"] else compare_measure.kept_items(work, results)
-    if bench is not None:
-        compare_measure.told_again(bench)
-    lacking = options["with_items"] and (asked is None or not compare_measure.whole(work, results, asked))
-
-    async def run() -> tuple[list[Run], bool]:
-        found, cut = [bench] if bench else [], False
-        async with opened(given, candidates, quiet) as services:
-            if bench is None:
-                measured, cut = await compare_measure.speeds(work, results, services)
-                found.append(measured)
-            if lacking and not cut:
-                answered, cut = await compare_measure.items(work, results, services, asked)
-                found.append(answered)
-        return found, cut
-
-    if bench is not None and not lacking:
-        runs, cut = [bench], False
-    else:
-        runs, cut = asyncio.run(run())
-    if asked is not None and not lacking:
-        runs.append(asked)
-    return runs, cut, suites
-
-
-def _plan(options: dict[str, Any]) -> Plan:
-    from localfoundry.bench.plan import Plan
-    from localfoundry.units import parse_duration
-
-    try:
-        levels = tuple(int(word) for word in options["concurrency"].split(",") if word.strip())
-        timeout_s = float(parse_duration(options["timeout"]))
-    except ValueError as exc:
-        raise InvalidRequest(f"--concurrency is a list such as 1,2,4 and --timeout a time such as 60s: {exc}") from None
-    plan = Plan(
-        scenarios=(_TASKS[options["task"]],), concurrency=levels, rounds=options["rounds"], timeout_s=timeout_s,
-        currency=options["currency"],
-    )  # fmt: skip
-    plan.check()
-    return plan
-
-
-def _suites(options: dict[str, Any]) -> list[Suite]:
-    import msgspec
-
-    from localfoundry.quality import suite as reading
-
-    found = reading.pack(options["task"], options["language"])
-    if options["item_count"]:
-        found = msgspec.structs.replace(found, items=reading.spread(found.items, options["item_count"]))
-    return [found]
-
-
-def _candidates(given: Settings, models: Sequence[str], options: dict[str, Any]) -> list[Candidate]:
-    """Raises InvalidRequest for fewer than two, and for two that are the same."""
-    from localfoundry.cli.bench_options import read_candidates
-
-    none: dict[str, Any] = {"max_tokens": (), "prompt_words": None, "prompt": None}
-    if options["max_tokens"]:
-        none["max_tokens"] = (options["max_tokens"],)
-    named = list(models)
-    if len(named) + len(options["endpoints"]) < 2:
-        raise InvalidRequest(
-            f"{len(named) + len(options['endpoints'])} candidates; a comparison needs at least 2",
-            hint=f"foundry bench {named[0]}" if named else "foundry compare smollm2-135m smollm2-135m@threads=1",
-            param="models",
-        )
-    found = [_variant(candidate) for candidate in read_candidates(named, {**options, **none})]
-    seen: dict[tuple[object, ...], str] = {}
-    for candidate in found:
-        manifest = context.cached(given, candidate.model) if candidate.endpoint is None else None
-        key = (manifest.id if manifest else candidate.model, candidate.endpoint, *sorted(candidate.settings.items()))
-        if key in seen:
-            raise InvalidRequest(
-                f"{seen[key]!r} and {candidate.label!r} are the same candidate; their answers would be the same",
-                hint=f"foundry compare {candidate.model} {candidate.model}@threads=1",
-                param="models",
-            )
-        seen[key] = candidate.label
-    return found
-
-
-def _variant(candidate: Candidate) -> Candidate:
-    """`MODEL@ctx=4096,threads=1` as a model with settings. Raises InvalidRequest."""
-    import msgspec
-
-    from localfoundry.engines import engines
-    from localfoundry.engines.choice import named
-
-    match = _VARIANT.match(candidate.model)
-    if match is None or candidate.endpoint is not None:
-        return candidate
-    settings: dict[str, int | str] = {}
-    for part in match["settings"].split(","):
-        name, _, value = part.partition("=")
-        if name == "engine":
-            settings["engine"] = named(value, engines()).name
-            continue
-        if name not in _SETTINGS or not value.isdecimal() or not 1 <= int(value) <= 10_000_000:
-            raise InvalidRequest(
-                f"{candidate.model!r}: {part!r} is no setting; there are ctx=TOKENS, threads=NUMBER and engine=NAME",
-                param="models",
-            )
-        settings[_SETTINGS[name]] = int(value)
-    return msgspec.structs.replace(candidate, model=match["model"], settings=settings)
-
-
-def _evidence(given: Settings, results: Results, runs: Sequence[Run]) -> tuple[Evidence, list[Judged]]:
+def _evidence(given: Settings, results: Results, compared: Compared) -> tuple[Evidence, list[Judged]]:
+    from localfoundry.cli.fidelity_runs import kept
     from localfoundry.compare.evidence import gather
     from localfoundry.compare.verdict import judge
     from localfoundry.results import outliers, team_file
     from localfoundry.results.evidence import Known
 
-    found = gather(results, runs)
+    found = gather(results, compared.runs)
+    found.fidelity |= compared.fidelity
+    for label, row in found.rows.items():
+        known = None if label in found.fidelity else kept(results, row)
+        if known is not None:
+            found.fidelity[label] = known
     shared = team_file.of_home(given.home).runs
     if shared:
-        known = Known(others=tuple(outliers.counted(shared)))
+        team = Known(others=tuple(outliers.counted(shared)))
         for label, row in found.rows.items():
-            told = known.of(file_sha256=row.file_sha256, model_id=row.model_id)
+            told = team.of(file_sha256=row.file_sha256, model_id=row.model_id)
             if told.accuracy or told.speeds:
                 found.others[label] = told
     return found, judge(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from localfoundry.bench.plan import Plan
 from localfoundry.bench.record import Protocol, Recorder, candidate_row, plain
 from localfoundry.bench.run import measure
 from localfoundry.chat.target import Target
-from localfoundry.cli import context, output
+from localfoundry.cli import context, engine_choice, output
 from localfoundry.cli.bench_progress import BenchWatch
 from localfoundry.cli.compare_services import Services
 from localfoundry.cli.eval_routes import groups, routed
@@ -34,7 +35,8 @@ from localfoundry.quality.run import evaluate
 from localfoundry.results import place
 from localfoundry.results.db import Results, now
 from localfoundry.results.outliers import machine_class
-from localfoundry.results.rows import Kind, Run, new_id
+from localfoundry.results.rows import CandidateRow, Kind, Run, new_id
+from localfoundry.service import choosing
 
 if TYPE_CHECKING:
     from localfoundry.quality.suite import Suite
@@ -91,18 +93,29 @@ def kept_items(work: Work, results: Results) -> Run | None:
 
 
 def _same_place(work: Work, results: Results, run: Run) -> bool:
-    """Same machine, versions and files; no endpoint."""
+    """Same machine, versions, engines and files; no endpoint."""
     here = work.new_run("bench", {})
     if any(c.endpoint for c in work.candidates):
         return False
     if machine_class(run.machine) != machine_class(here.machine) or run.versions != here.versions:
         return False
-    files = {row.label: row.file_sha256 for row in results.candidates(run.id)}
-    for candidate in work.candidates:
-        manifest = context.cached(work.given, candidate.model)
-        if manifest is None or files.get(candidate.label) != manifest.files[0].sha256:
-            return False
-    return True
+    rows = {row.label: row for row in results.candidates(run.id)}
+    return all(_same_run(work.given, candidate, rows.get(candidate.label)) for candidate in work.candidates)
+
+
+def _same_run(given: Settings, candidate: Candidate, row: CandidateRow | None) -> bool:
+    """Whether a load now would give the same file to the same engine as the one that was measured."""
+    manifest = context.cached(given, candidate.model)
+    if manifest is None or row is None:
+        return False
+    engine, threads = candidate.settings.get("engine"), candidate.settings.get("threads")
+    wish = choosing.wish_of(manifest, given, engine=str(engine) if engine else None)
+    if threads:
+        wish = replace(wish, arguments=("--threads", str(threads)))
+    found = engine_choice.first(given, manifest, wish)
+    if found is None or found.to_make:
+        return False
+    return engine_choice.is_by(found.engine.name, row.engine) and found.runs.files[0].sha256 == row.file_sha256
 
 
 async def speeds(work: Work, results: Results, services: Services) -> tuple[Run, bool]:

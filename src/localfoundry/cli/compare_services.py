@@ -19,6 +19,7 @@ from localfoundry.chat.target import Target
 from localfoundry.cli import context
 from localfoundry.cli.bench_local import Loaded, OwnService
 from localfoundry.cli.bench_run import service_with
+from localfoundry.client import ServiceClient
 from localfoundry.config import Settings
 from localfoundry.errors import InsufficientMemory
 from localfoundry.results.rows import CandidateRow
@@ -34,6 +35,10 @@ class Services:
 
     def target(self, candidate: Candidate) -> Target:
         return self._loaded[candidate.label].target
+
+    def client(self, candidate: Candidate) -> ServiceClient:
+        """Of the service that the candidate is loaded in."""
+        return self._loaded[candidate.label].client()
 
     async def load(self, candidate: Candidate) -> float:
         """Loaded anew; seconds until it was ready. Raises what the service says."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
-from localfoundry.engines.choice import Candidate
+from localfoundry.engines.base import Engine
+from localfoundry.engines.choice import Candidate, Wish
 from localfoundry.errors import FoundryError
 from localfoundry.service import choosing
 from localfoundry.store.manifest import Manifest
@@ -26,6 +27,32 @@ def describe(given: Settings, manifest: Manifest | None) -> dict[str, Any] | Non
         "candidates": [_candidate(one, given) for one in choice.candidates],
         "leftOut": [{"engine": one.engine, "why": one.why} for one in choice.left_out],
     }
+
+
+class Running(NamedTuple):
+    """The engine that a load would take first, and the version whose bytes it would get; `to_make`: a re-encoding of
+    that type has to be made first, and the version is the one it is made of."""
+
+    engine: Engine
+    runs: Manifest
+    to_make: str | None
+
+
+def first(given: Settings, manifest: Manifest, wish: Wish | None = None) -> Running | None:
+    """What would run a cached version, as far as that shows without loading; None: nothing here."""
+    store = context.store(given)
+    try:
+        choice = choosing.choose(store, manifest, given, wish or choosing.wish_of(manifest, given))
+    except FoundryError:
+        return None
+    chosen = choice.candidates[0]
+    runs = store.find(chosen.runs) if chosen.runs else None
+    return Running(chosen.engine, runs or manifest, chosen.reencode_to)
+
+
+def is_by(engine: str | None, told: str | None) -> bool:
+    """Whether a measurement is of that engine: `told` has a build behind the name, as in `llama.cpp (native)`."""
+    return told is not None and told.partition(" ")[0] == engine
 
 
 def _candidate(one: Candidate, given: Settings) -> dict[str, Any]:

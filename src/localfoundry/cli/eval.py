@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from localfoundry.cli import context, output
+from localfoundry.cli import candidate_names, context, output
 from localfoundry.cli.endpoint_options import endpoint_options, keys_of, read_endpoints
 from localfoundry.cli.plain import plain
 from localfoundry.errors import InvalidRequest, UsageError
 
 if TYPE_CHECKING:
     from localfoundry.bench.candidates import Candidate
+    from localfoundry.config import Settings
     from localfoundry.quality.record import Record
     from localfoundry.quality.results import Remote
     from localfoundry.quality.suite import Language, Suite
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 @click.option("--list", "as_list", is_flag=True, help="List the packs.")
 @click.option("--check", "checked", metavar="FILE", help="Try a suite on its own key, and ask no model.")
 @click.option("--fidelity", is_flag=True, help="Compare with the source weights in float32 instead of asking tasks.")
-@click.option("--engine", help="With --fidelity: the engine that is measured, and no other.")
+@click.option(
+    "--engine", help="The engine that runs the local models, and no other; MODEL@engine=NAME for one of them."
+)
 @click.option("--reference", metavar="FILE", help="What --fidelity compares with; the shipped one when left out.")
 @click.option("--every", type=click.IntRange(1, 256), default=8, show_default=True,
               help="With --fidelity: only each N-th position of the text.")  # fmt: skip
@@ -53,10 +56,10 @@ def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, item
         from localfoundry.cli.eval_fidelity import measure
 
         return measure(models, engine, reference, every, as_json)
-    if engine is not None:
-        raise UsageError("--engine goes with --fidelity", hint=f"foundry config set models.MODEL.engine {engine}")
-    candidates = _candidates(models, endpoints)
     from localfoundry.quality.results import Plan, SuiteRun
+
+    given = context.settings()
+    candidates = _candidates(given, models, engine, endpoints)
 
     chosen = _suites(suites, lang, items)
     plan = Plan(
@@ -70,7 +73,7 @@ def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, item
     from localfoundry.cli.eval_run import Evaluation
 
     keys = keys_of(candidates)
-    evaluation = Evaluation(context.settings(), plan, candidates, keys, chosen, timeout_s, quiet=as_json)
+    evaluation = Evaluation(given, plan, candidates, keys, chosen, timeout_s, quiet=as_json)
     record, interrupted = evaluation.run(resume=resume)
     _show(record, interrupted, as_json)
     if interrupted:
@@ -78,16 +81,21 @@ def evaluate(models: tuple[str, ...], suites: str | None, lang: str | None, item
     return 1 if all(result.error for result in record.items) else 0
 
 
-def _candidates(models: tuple[str, ...], endpoints: dict[str, Any]) -> list[Candidate]:
-    """Local models, then endpoints. Raises UsageError for none, InvalidRequest for two of one name."""
+def _candidates(
+    given: Settings, models: tuple[str, ...], engine: str | None, endpoints: dict[str, Any]
+) -> list[Candidate]:
+    """Local models, then endpoints. Raises UsageError for none, InvalidRequest for two of one name or one kind."""
     from localfoundry.bench import candidates as listed
     from localfoundry.bench.candidates import Candidate
 
-    found = [Candidate(model, model) for model in models] + read_endpoints(endpoints)
-    if not found:
-        raise UsageError("no model was named", hint="foundry eval smollm2-135m --suite chat --lang en")
     if len(set(models)) < len(models):
         raise InvalidRequest("a model is named twice; its answers would be the same", param="models")
+    named = [candidate_names.with_engine(model, engine) if engine else model for model in models]
+    local = [candidate_names.read(given, Candidate(name, name)) for name in named]
+    found = local + read_endpoints(endpoints)
+    if not found:
+        raise UsageError("no model was named", hint="foundry eval smollm2-135m --suite chat --lang en")
+    candidate_names.check_distinct(given, local)
     listed.check(found)
     return found
 

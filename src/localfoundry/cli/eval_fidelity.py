@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from localfoundry import instance
-from localfoundry.cli import context, output
+from localfoundry.bench.candidates import Candidate
+from localfoundry.cli import candidate_names, context, fidelity_runs, output
 from localfoundry.cli.bench_run import open_results
+from localfoundry.cli.fidelity_runs import choose
 from localfoundry.cli.loading import as_loaded
 from localfoundry.client import ServiceClient
-from localfoundry.errors import BadReference, FoundryError, InvalidRequest
-from localfoundry.quality import fidelity, probe, reference
-from localfoundry.results import place
-from localfoundry.results.db import now
-from localfoundry.results.rows import CandidateRow, ItemRow, Run, new_id
+from localfoundry.compare.faithful import figure, verdict
+from localfoundry.errors import FoundryError, InvalidRequest
+from localfoundry.quality import fidelity, probe
+from localfoundry.quality.fidelity import Fidelity
+from localfoundry.results.rows import CandidateRow, Run
 
 if TYPE_CHECKING:
     from localfoundry.config import Settings
-    from localfoundry.quality.fidelity import Estimate, Fidelity
     from localfoundry.quality.reference import Reference
-    from localfoundry.store.manifest import Manifest
 
-SUITE = "fidelity"
 _COLUMNS = ("Model", "Engine", "KL at least", "Top-1", "Perplexity", "Greedy", "Within 1 %")
 
 
@@ -41,12 +39,17 @@ def measure(models: Sequence[str], engine: str | None, named: str | None, every:
     if not models:
         raise InvalidRequest("no model was named", param="models", hint="foundry eval --fidelity smollm2-135m")
     given = context.settings()
-    chosen = [(model, choose(given, required(given, model), named)) for model in models]
-    run = Run(new_id(), "eval", now(), machine=place.machine_facts(), versions=place.versions(),
-              protocol={"fidelity": {"reference": chosen[0][1].packed.source_sha256, "every": every,
-                                     "top": probe.TOP}})  # fmt: skip
+    wanted = [candidate_names.read(given, Candidate(model, model)) for model in models]
+    other = next((one.label for one in wanted if one.settings.keys() - {"engine"}), None)
+    if other is not None:
+        raise InvalidRequest(f"{other}: with --fidelity a model can be given an engine, and no other settings")
+    chosen = [(one, choose(given, required(given, one.model), named)) for one in wanted]
+    run = fidelity_runs.new_run(chosen[0][1], every)
     found = asyncio.run(_all(given, chosen, engine, every, run))
-    _keep(given, run, found)
+    results = open_results(given)
+    if results is not None:
+        with results:
+            fidelity_runs.keep(results, run, [(r, one if isinstance(one, Fidelity) else None) for r, one in found])
     if as_json:
         output.document(_document(run, found, every))
     else:
@@ -57,49 +60,20 @@ def measure(models: Sequence[str], engine: str | None, named: str | None, every:
     return 1 if len(failed) == len(found) else 0
 
 
-def choose(given: Settings, manifest: Manifest, named: str | None) -> Reference:
-    """The reference of a version: that of its own bytes, or of those it was made of; or the one that is named."""
-    if named is not None:
-        path = next((p for p in reference.shipped() if p.stem == named), Path(named))
-        found = reference.read(path)
-        _same_tokens(given, manifest, found, path.name)
-        return found
-    sums = {f.sha256 for f in manifest.files} | ({manifest.recipe.source_sha256} if manifest.recipe else set())
-    for path in reference.shipped():
-        found = reference.read(path)
-        if sums.intersection(found.packed.source_sha256):
-            return found
-    names = ", ".join(p.stem for p in reference.shipped())
-    raise BadReference(
-        f"there is no reference for {manifest.id}; those that are shipped: {names}",
-        hint=f"foundry eval --fidelity {manifest.alias} --reference FILE (benchmarks/fidelity_reference.py makes one)",
-    )
-
-
-def _same_tokens(given: Settings, manifest: Manifest, found: Reference, name: str) -> None:
-    """Token ids must mean the same. Raises BadReference."""
-    if manifest.format != "gguf":
-        return
-    from localfoundry.formats.gguf import read_gguf
-    from localfoundry.formats.tokens import sha256_of_tokens
-
-    path = context.store(given).main_file(manifest)
-    if sha256_of_tokens(path, read_gguf(path)) != found.packed.tokenizer_sha256:
-        raise BadReference(f"{name} was made with another tokenizer than that of {manifest.id}")
-
-
 async def _all(
-    given: Settings, chosen: Sequence[tuple[str, Reference]], engine: str | None, every: int, run: Run
+    given: Settings, chosen: Sequence[tuple[Candidate, Reference]], engine: str | None, every: int, run: Run
 ) -> list[tuple[CandidateRow, Fidelity | FoundryError]]:
     state = instance.start(given)[0]
     found: list[tuple[CandidateRow, Fidelity | FoundryError]] = []
     async with ServiceClient(state) as client:
-        for model, against in chosen:
-            row = CandidateRow(run.id, model, model)
+        for one, against in chosen:
+            row = CandidateRow(run.id, one.label, one.model)
+            wish = {"model": one.model, "engine": one.settings.get("engine", engine)}
             try:
-                account: dict[str, Any] = await client.post("/foundry/load", {"model": model, "engine": engine})
-                row = as_loaded(given, row, account)
-                found.append((row, await probe.measure(client, account["id"], against, every, _told(model))))
+                account: dict[str, Any] = await client.post("/foundry/load", wish)
+                manifest = context.cached(given, one.model)
+                row = fidelity_runs.with_version(given, as_loaded(given, row, account), manifest)
+                found.append((row, await probe.measure(client, account["id"], against, every, told(one.label))))
             except FoundryError as exc:
                 found.append((row, exc))
     if output.shows_progress():
@@ -107,27 +81,14 @@ async def _all(
     return found
 
 
-def _told(model: str) -> Any:
-    def told(done: int, total: int) -> None:
+def told(label: str) -> Callable[[int, int], None]:
+    """Says on a terminal how many of its positions are done."""
+
+    def say(done: int, total: int) -> None:
         if output.shows_progress():
-            output.note(f"\r{model}: {done}/{total}\x1b[K", end="")
+            output.note(f"\r{label}: {done}/{total}\x1b[K", end="")
 
-    return told
-
-
-def _keep(given: Settings, run: Run, found: Sequence[tuple[CandidateRow, Fidelity | FoundryError]]) -> None:
-    """As a run of `eval` with one item a model, which was not judged right or wrong."""
-    results = open_results(given)
-    if results is None:
-        return
-    with results:
-        results.begin(run, [row for row, _ in found])
-        for row, one in found:
-            if not isinstance(one, FoundryError):
-                results.add_item(
-                    ItemRow(run.id, row.label, SUITE, "summary", "", None, msgspec.json.encode(one).decode())
-                )
-        results.finish(run.id)
+    return say
 
 
 def _document(run: Run, found: Sequence[tuple[CandidateRow, Fidelity | FoundryError]], every: int) -> dict[str, Any]:
@@ -159,13 +120,6 @@ def _show(found: Sequence[tuple[CandidateRow, Fidelity | FoundryError]]) -> None
 
 
 def _cells(row: CandidateRow, one: Fidelity) -> list[str]:
-    verdict = {True: "yes", False: "no", None: "not shown"}[one.within]
-    return [row.model_id or row.label, row.engine or "unknown", _figure(one.kl, "{:.4f}"), _figure(one.top1, "{:.1%}"),
-            _figure(one.perplexity, "{:.4f}"), _figure(one.greedy, "{:.0%}"),
-            "unavailable" if one.unavailable else verdict]  # fmt: skip
-
-
-def _figure(found: Estimate | None, form: str) -> str:
-    if found is None:
-        return "unavailable"
-    return f"{form.format(found.value)} ({form.format(found.low)} to {form.format(found.high)})"
+    return [row.model_id or row.label, row.engine or "unknown", figure(one.kl, "{:.4f}"), figure(one.top1, "{:.1%}"),
+            figure(one.perplexity, "{:.4f}"), figure(one.greedy, "{:.0%}"),
+            verdict(one)]  # fmt: skip

@@ -18,6 +18,7 @@ from localfoundry.cli.compare_services import opened
 from localfoundry.cli.eval_routes import groups, routed
 from localfoundry.cli.plain import plain
 from localfoundry.config import Settings
+from localfoundry.errors import InvalidRequest
 from localfoundry.quality import sandbox
 from localfoundry.quality.record import Record
 from localfoundry.quality.results import ItemResult, Plan, Protocol, latest
@@ -25,7 +26,7 @@ from localfoundry.quality.run import evaluate
 from localfoundry.quality.suite import Suite
 from localfoundry.results import place
 from localfoundry.results.db import FILE_NAME, Results, now
-from localfoundry.results.rows import Run, new_id
+from localfoundry.results.rows import CandidateRow, Run, new_id
 
 
 class Evaluation:
@@ -77,14 +78,20 @@ class Evaluation:
 
     async def _carry_out(self, record: Record, meter: Meter) -> bool:
         async with opened(self._given, self._candidates, self._quiet) as services:
+            changed: list[InvalidRequest] = []
 
             def loaded(candidate: Candidate) -> None:
-                row = candidate_row(record.run.id, candidate)
-                record.candidate(services.described(row, candidate, self._given))
+                row = services.described(candidate_row(record.run.id, candidate), candidate, self._given)
+                if record.answered_by_another(row):
+                    changed.append(_changed(record, row))
+                    raise changed[-1]
+                record.candidate(row)
 
             await meter.learn_idle()
             async with routed(services, self._candidates, self._keys, self._timeout_s, meter) as asked:
                 turns = await groups(services, self._candidates, loaded)
+                if changed:
+                    raise changed[0]
                 done = record.done
                 self._left -= len(done)
                 self._began = time.monotonic()
@@ -100,3 +107,11 @@ class Evaluation:
             f"{self._asked}/{self._left}  {plain(result.model)}: {result.item} {word}; about {remaining_s:.0f} s left"
         )
         output.note(f"\r{line}\x1b[K", end="")
+
+
+def _changed(record: Record, row: CandidateRow) -> InvalidRequest:
+    before = record.row(row.label).engine
+    return InvalidRequest(
+        f"{row.label} was run by {before} when the run to resume was asked, and is run by {row.engine} now",
+        hint="leave --resume out to begin a new run, or choose the engine: --engine NAME",
+    )

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from localfoundry.store.manifest import Manifest
     from localfoundry.store.update import Change, Upstream
 
-_WITH_VERSION = re.compile(r"(?P<name>.+)[@:](?P<version>\d{1,9})")
+WITH_VERSION = re.compile(r"(?P<name>.+)[@:]v?(?P<version>\d{1,9})")
 
 
 def required(given: Settings, name: str) -> Manifest:
-    """The cached version that `name`, `name:version` or `name@version` stands for. Raises UnknownModel."""
+    """The cached version that `name`, `name:2`, `name@2` or `name@v2` stands for. Raises UnknownModel."""
     found = context.cached(given, name)
-    match = _WITH_VERSION.fullmatch(name)
+    match = WITH_VERSION.fullmatch(name)
     if found is None and match is not None:
         base = context.cached(given, match["name"])
         if base is None:

@@ -17,7 +17,9 @@ from localfoundry.bench.figures import Cell
 from localfoundry.bench.outcome import Measurement
 from localfoundry.bench.plan import Condition
 from localfoundry.bench.stats import Summary
+from localfoundry.compare import faithful
 from localfoundry.compare.cliff import Cliff, cliffs
+from localfoundry.compare.faithful import Faithful
 from localfoundry.errors import InvalidRequest
 from localfoundry.quality import ratings, score
 from localfoundry.quality.ratings import Verdict
@@ -78,7 +80,8 @@ class Panel(msgspec.Struct):
 
 
 class Evidence(msgspec.Struct):
-    """All of it. `others`: what a team's models.json says, by label; shown beside, never counted in."""
+    """All of it. `others`: what a team's models.json says, by label; shown beside, never counted in. `fidelity`: how
+    far from their source weights, by label, of those of whom it was measured."""
 
     panels: list[Panel] = []
     items: list[ItemResult] = []
@@ -89,12 +92,14 @@ class Evidence(msgspec.Struct):
     cliffs: list[Cliff] = []
     votes: list[Verdict] = []
     others: dict[str, Shared] = {}
+    fidelity: dict[str, Faithful] = {}
     notes: list[str] = []
 
     @property
     def labels(self) -> list[str]:
         found = [label for panel in self.panels for label in panel.labels]
-        return list(dict.fromkeys(found + [result.model for result in self.items]))
+        found += [result.model for result in self.items]
+        return list(dict.fromkeys(found or self.fidelity))
 
 
 def panel(run: Run, rows: Iterable[CandidateRow], measurement: Measurement) -> Panel:
@@ -123,12 +128,16 @@ def gather(results: Results, runs: Sequence[Run], others: Mapping[str, Shared] |
     items: dict[tuple[object, ...], ItemResult] = {}
     for run in runs:
         rows = results.candidates(run.id)
+        figures = faithful.read(results, run)
         if run.kind == "bench":
             _add_panel(found, run, rows, history.read(results, run))
+        elif figures:
+            found.rows |= {row.label: found.rows.get(row.label, row) for row in rows}
+            found.fidelity |= figures
         else:
             _add_items(found, items, run, rows, read_items(results, run.id))
     found.items = _told_apart(found, list(items.values()))
-    if not found.panels and not found.items:
+    if not found.panels and not found.items and not found.fidelity:
         names = ", ".join(run.id[-6:].lower() for run in runs)
         raise InvalidRequest(f"run {names} holds no result that could be compared", hint="foundry bench list")
     _conclude(found, results)
@@ -155,19 +164,24 @@ def _add_items(
 ) -> None:
     other = set()
     for row in rows:
-        known = found.rows.setdefault(row.label, row)
-        if known.file_sha256 and row.file_sha256 and known.file_sha256 != row.file_sha256:
+        if told := _another(found.rows.setdefault(row.label, row), row, run):
             other.add(row.label)
-            found.notes.append(
-                f"{row.label} is file {row.file_sha256[:12]} in run {short(run)} and {known.file_sha256[:12]} "
-                "elsewhere: its items of that run are left out"
-            )
+            found.notes.append(f"{told} elsewhere: its items of that run are left out")
     kept = [result for result in read if result.model not in other]
     items.update(((*result.key, result.suite_sha256), result) for result in kept)
     if kept:
         found.item_runs.append(run)
     else:
         found.notes.append(f"run {short(run)} holds no item: nothing of it is shown")
+
+
+def _another(known: CandidateRow, row: CandidateRow, run: Run) -> str | None:
+    """What makes a label of this run something else than the same label of another run; None: nothing that is known."""
+    if known.file_sha256 and row.file_sha256 and known.file_sha256 != row.file_sha256:
+        return f"{row.label} is file {row.file_sha256[:12]} in run {short(run)} and {known.file_sha256[:12]}"
+    if known.engine and row.engine and known.engine != row.engine:
+        return f"{row.label} was run by {row.engine} in run {short(run)} and by {known.engine}"
+    return None
 
 
 def _told_apart(found: Evidence, items: list[ItemResult]) -> list[ItemResult]:

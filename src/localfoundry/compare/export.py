@@ -36,6 +36,10 @@ def document(
         "speed": [_figures(panel) for panel in evidence.panels],
         "scores": msgspec.to_builtins(evidence.scores),
         "differences": [msgspec.to_builtins(d) | {"shown": d.shown} for d in evidence.differences],
+        "fidelity": [
+            {"label": label, "run": one.run, "within": one.fidelity.within, **msgspec.to_builtins(one.fidelity)}
+            for label, one in evidence.fidelity.items()
+        ],
         "quantizations": [
             msgspec.to_builtins(cliff) | {"first": [loss.suite for loss in cliff.first], "sentences": sentences(cliff)}
             for cliff in evidence.cliffs

@@ -13,6 +13,7 @@ from localfoundry.bench.stats import Summary
 from localfoundry.bench.wording import NONE, mean_spread, number, spread
 from localfoundry.compare.cliff import is_loss
 from localfoundry.compare.evidence import Evidence, Figures, Panel, short
+from localfoundry.compare.faithful import figure, percent, verdict
 from localfoundry.compare.verdict import NAMES, Judged, Pair, reference
 from localfoundry.quality import report as quality
 from localfoundry.results.evidence import Accuracy
@@ -126,6 +127,31 @@ def solved(evidence: Evidence) -> Table:
     return _narrowed(Table(f"Quality, run {runs}", quality.COLUMNS, tuple(quality.rows(evidence.scores))))
 
 
+def fidelity(evidence: Evidence) -> Table:
+    """How far each is from its source weights in float32, with 95 % intervals."""
+    rows = []
+    for label in sorted(evidence.fidelity, key=[*evidence.labels, *evidence.fidelity].index):
+        one, row = evidence.fidelity[label], evidence.rows.get(label)
+        found = one.fidelity
+        rows.append((
+            label, (row.quantization if row else None) or "", str(found.positions), figure(found.kl, "{:.4f}"),
+            figure(found.top1, "{:.1%}"), percent(found.perplexity) if found.perplexity else NONE,
+            figure(found.greedy, "{:.0%}"), verdict(found), one.run[-6:].lower(),
+        ))  # fmt: skip
+    columns = (
+        "Model",
+        "Quantization",
+        "Positions",
+        "KL at least",
+        "Top-1",
+        "Perplexity",
+        "Greedy",
+        "Within 1 %",
+        "Run",
+    )
+    return _narrowed(Table("Fidelity to the source weights", columns, tuple(rows)))
+
+
 def quantized(evidence: Evidence) -> Table:
     """Each quantization of a model over the one with the most bits, by task, in all languages of the task."""
     rows = [
@@ -232,6 +258,7 @@ def all_of(evidence: Evidence, judged: Sequence[Judged]) -> list[Table]:
         found += [speeds(panel), ratios(said, panel)]
     found += [
         solved(evidence),
+        fidelity(evidence),
         quantized(evidence),
         preferred(evidence),
         others(evidence),

@@ -14,8 +14,10 @@ from localfoundry.bench.report import DEFINITIONS
 from localfoundry.bench.wording import about
 from localfoundry.compare.cliff import Cliff, sentences
 from localfoundry.compare.evidence import Evidence, Panel, short
+from localfoundry.compare.faithful import words as words_of
 from localfoundry.compare.tables import Table, all_of
 from localfoundry.compare.verdict import Choice, Judged
+from localfoundry.quality.fidelity import DEFINITIONS as OF_FIDELITY
 from localfoundry.quality.report import DEFINITIONS as OF_QUALITY
 from localfoundry.quality.score import Score
 from localfoundry.results.rows import Run
@@ -57,7 +59,8 @@ def candidates(evidence: Evidence, said: Judged, panel: Panel | None, descriptio
     found = []
     for label in labels:
         solved = _solved([s for s in evidence.scores if s.model == label])
-        parts = [words.get(label, ""), descriptions.get(label, ""), solved]
+        far = words_of(evidence.fidelity[label]) if label in evidence.fidelity else ""
+        parts = [words.get(label, ""), descriptions.get(label, ""), solved, far]
         found.append(f"{label + ':':<{width}} {', '.join(part for part in parts if part) or 'not measured'}")
     return found
 
@@ -101,7 +104,8 @@ def definitions(evidence: Evidence) -> dict[str, str]:
         found["arrivals"] = "rate=2: requests come at random times, two a second on average, whether or not one is free"
     if evidence.panels:
         found["memory"] = "largest private memory of the worker seen between requests"
-    return found | (OF_QUALITY if evidence.items else {})
+    found |= OF_QUALITY if evidence.items else {}
+    return found | (OF_FIDELITY if evidence.fidelity else {})
 
 
 def protocol(evidence: Evidence) -> list[str]:

@@ -9,7 +9,9 @@ requests or items, and the run. Without evidence there is no winner; where the l
 | production | items solved: those not shown to be worse than another; of these whom people prefer, else the fastest, |
 | | where its interval says that it solves little less |
 
-Who is shown to solve less than half of the items of a task is not recommended for production.
+Who is shown to solve less than half of the items of a task is not recommended for production. Who is chosen and has a
+perplexity that is shown to be worse than that of the source weights, by more than 1 %, has that said in the same
+sentence.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from localfoundry.bench import figures
 from localfoundry.bench.plan import Condition
 from localfoundry.bench.stats import Ratio
 from localfoundry.bench.wording import number, range_of
+from localfoundry.compare import faithful
 from localfoundry.compare.evidence import Evidence, Figures, Panel, short
 from localfoundry.quality.score import Difference, Score
 from localfoundry.units import format_bytes
@@ -94,7 +97,7 @@ class Judged(msgspec.Struct, frozen=True):
 def judge(evidence: Evidence) -> list[Judged]:
     """One for each run of a bench; where there is none, one for the items alone."""
     if not evidence.panels:
-        return [Judged(None, None, (), _unmeasured(), _production(evidence, []))]
+        return [Judged(None, None, (), _unmeasured(), _told(evidence, _production(evidence, [])))]
     found = []
     for panel in evidence.panels:
         pairs = tuple(_pairs(panel))
@@ -106,11 +109,25 @@ def judge(evidence: Evidence) -> list[Judged]:
                 panel.run.id,
                 condition,
                 pairs,
-                _development(panel, ranked, here),
-                _production(evidence, ranked, panel),
+                _told(evidence, _development(panel, ranked, here)),
+                _told(evidence, _production(evidence, ranked, panel)),
             )
         )
     return found
+
+
+def _told(evidence: Evidence, choice: Choice) -> Choice:
+    """With the fidelity of who was chosen as evidence, and a warning in the first sentence where it is due."""
+    one = evidence.fidelity.get(choice.label or "")
+    perplexity = one.fidelity.perplexity if one is not None else None
+    if one is None or perplexity is None or choice.label is None:
+        return choice
+    cite = Cite(choice.label, "perplexity over the source weights'", perplexity.value, perplexity.low, perplexity.high,
+                one.fidelity.positions, "times", one.run[-6:].lower())  # fmt: skip
+    because, warning = choice.because, faithful.warning(choice.label, evidence.fidelity)
+    if warning:
+        because = (f"{because[0].rstrip('.')}, {warning}.", *because[1:])
+    return msgspec.structs.replace(choice, because=because, cites=(*choice.cites, cite))
 
 
 def main_condition(panel: Panel) -> Condition | None:

@@ -56,6 +56,15 @@ class Record:
     def candidates(self) -> list[CandidateRow]:
         return list(self._candidates.values())
 
+    def row(self, label: str) -> CandidateRow:
+        """What is known of a candidate so far."""
+        return self._candidates[label]
+
+    def answered_by_another(self, row: CandidateRow) -> bool:
+        """Whether there are answers under this label by another engine: no two of them compute the same."""
+        known = self._candidates[row.label].engine
+        return known not in (None, row.engine) and any(key[3] == row.label for key in self.done)
+
     @property
     def done(self) -> set[tuple[str, str, str, str]]:
         """Keys of what has a whole answer; the rest is asked again."""

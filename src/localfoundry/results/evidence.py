@@ -25,7 +25,8 @@ class Accuracy(msgspec.Struct, frozen=True):
     """Items of `task` (a suite) solved; where an item was tried in several runs, its latest try counts.
 
     `runs` are the shared or local ids that it rests on. `suite_sha256`: of the suite's content; a changed suite has one
-    of these for each content, and only those of equal content compare.
+    of these for each content, and only those of equal content compare. `engine` ran the model: each has one of its own,
+    as they do not compute the same. Of several the one with the most items, then the latest, stands last.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Accuracy(msgspec.Struct, frozen=True):
     source: Source
     runs: tuple[str, ...]
     suite_sha256: str | None = None
+    engine: str | None = None
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -126,19 +128,23 @@ def _is(candidate: Candidate, file_sha256: str | None, model_id: str | None) -> 
 
 
 def _accuracies(chosen: Iterable[tuple[SharedRun, Candidate]], task: str | None, source: Source) -> list[Accuracy]:
-    groups: dict[tuple[str, str, str], dict[str, tuple[bool, str]]] = {}
+    groups: dict[tuple[str, str, str, str], dict[str, tuple[bool, str]]] = {}
+    latest: dict[tuple[str, str, str, str], str] = {}
     for run, candidate in sorted(chosen, key=lambda pair: (pair[0].started_at, pair[0].run)):
         for row in run.tasks:
             if row.label == candidate.label and task in (None, row.suite):
-                items = groups.setdefault((row.suite, row.language, row.suite_sha256 or ""), {})
+                key = row.suite, row.language, row.suite_sha256 or "", candidate.engine or ""
+                items = groups.setdefault(key, {})
                 items |= dict.fromkeys(row.passed, (True, run.id))
                 items |= dict.fromkeys(row.failed, (False, run.id))
+                latest[key] = run.started_at
+    ordered = sorted(groups.items(), key=lambda group: (group[0][:3], len(group[1]), latest[group[0]], group[0]))
     return [
         Accuracy(
             suite, language, share(sum(passed for passed, _ in items.values()), len(items)), source,
-            tuple(sorted({run for _, run in items.values()})), content or None,
+            tuple(sorted({run for _, run in items.values()})), content or None, engine or None,
         )
-        for (suite, language, content), items in sorted(groups.items())
+        for (suite, language, content, engine), items in ordered
         if items
     ]  # fmt: skip
 
