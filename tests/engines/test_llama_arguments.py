@@ -103,9 +103,9 @@ def test_any_words_are_taken_or_refused(given: list[str]) -> None:
         assert not any(word.lower().startswith(("--host", "--port")) for word in found)
 
 
-def test_an_engine_that_takes_none_says_so(tmp_path: Path) -> None:
-    request = LoadRequest("f:1", tmp_path / "f", Endpoint(path="/x"), 512, 1, engine_arguments=("--threads", "1"))
-    with pytest.raises(InvalidSetting, match="the fake engine takes none"):
+def test_the_fake_engine_names_an_argument_that_it_does_not_know(tmp_path: Path) -> None:
+    request = LoadRequest("f:1", tmp_path / "f", Endpoint(path="/x"), 512, 1, engine_arguments=("--temp", "1"))
+    with pytest.raises(InvalidSetting, match="the fake engine has no argument"):
         FakeEngine().command(request, config.load())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from harness import Foundry
 from hub_server import HubServer, Repo
 from localfoundry import config
+from localfoundry.config import profiles
+from localfoundry.config.profiles import Profile
 from localfoundry.errors import InvalidLock, UsageError
+from localfoundry.results import place
 from localfoundry.store import lockfile
 from localfoundry.store.lockfile import Lock, LockedModel
 from localfoundry.store.manifest import StoredFile
@@ -111,3 +115,25 @@ def test_a_source_with_other_bytes_is_refused(hub: HubServer, foundry: Foundry, 
     done = foundry("sync", "--locked", "--file", str(file), env={"FOUNDRY_HOME": str(tmp_path / "other")})
     assert done.code == 3 and "is locked" in done.err
     assert Store(tmp_path / "other" / "models").manifests() == []
+
+
+def test_a_profile_travels_to_machines_of_its_kind_only(hub: HubServer, foundry: Foundry, tmp_path: Path) -> None:
+    lock_file = tmp_path / "foundry.lock"
+    foundry.ok("model", "download", "org/tiny-GGUF")
+    manifest = Store(config.load().models_dir).current()[0]
+    here = Profile(
+        machine=place.machine_id(), sha256=manifest.files[0].sha256, purpose="chat", model=manifest.id,
+        tuned_at="2026-11-23T10:00:00+00:00", engine="llama.cpp", engine_version="1", ratio=1.5, low=1.4, high=1.6,
+        arguments=("--threads", "1"), parallel=2, evidence={"private": "to this machine"},
+    )  # fmt: skip
+    home = config.load().home
+    for one in (here, msgspec.structs.replace(here, machine="another"), msgspec.structs.replace(here, sha256="1" * 64)):
+        profiles.save(home, one)
+    foundry.ok("lock", "--file", str(lock_file))
+    assert "private" not in lock_file.read_text()
+    assert [p.machine for p in lockfile.read(lock_file).profile] == sorted([place.machine_id(), "another"])
+    (home / profiles.FILE_NAME).unlink()
+    done = foundry("sync", "--check", "--file", str(lock_file))
+    assert done.code == 1 and "profile chat: locked llama.cpp --threads 1 parallel 2, here nothing" in done.out
+    foundry.ok("sync", "--locked", "--file", str(lock_file))
+    assert profiles.read(home) == [msgspec.structs.replace(here, evidence={})]

@@ -68,6 +68,8 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "engine_reason": f"{plan.engine_reason}; {model.command.reason}"
         if plan.engine_reason
         else model.command.reason,
+        "tuned": plan.tuned,
+        "engine_arguments": list(plan.engine_arguments),
         "engines_left_out": [{"engine": one.engine, "why": one.why} for one in (*plan.failed, *plan.left_out)],
         "file": model.runs.id,
         "state": model.state,

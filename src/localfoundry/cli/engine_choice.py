@@ -10,7 +10,7 @@ from localfoundry.config import Settings
 from localfoundry.engines.base import Engine
 from localfoundry.engines.choice import Candidate, Wish
 from localfoundry.errors import FoundryError
-from localfoundry.service import choosing
+from localfoundry.service import choosing, tuned
 from localfoundry.store.manifest import Manifest
 
 
@@ -53,6 +53,18 @@ def first(given: Settings, manifest: Manifest, wish: Wish | None = None) -> Runn
 def is_by(engine: str | None, told: str | None) -> bool:
     """Whether a measurement is of that engine: `told` has a build behind the name, as in `llama.cpp (native)`."""
     return told is not None and told.partition(" ")[0] == engine
+
+
+def tuned_words(given: Settings, manifest: Manifest | None) -> str | None:
+    """What was tuned for it here, and whether the service loads it so; None where nothing was."""
+    if manifest is None:
+        return None
+    found = tuned.find(context.store(given), manifest, given.home, choosing.wish_of(manifest, given))
+    if found is None:
+        return None
+    profile = found.profile
+    how = " ".join((profile.engine, *([profile.runs] if profile.runs else []), *profile.arguments))
+    return f"{found.words} ({how})"
 
 
 def _candidate(one: Candidate, given: Settings) -> dict[str, Any]:

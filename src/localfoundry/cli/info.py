@@ -43,6 +43,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "cached": [_version(given, m) for m in versions],
         "chatTemplate": template,
         "template": None if check is None else msgspec.to_builtins(check) | {"words": check.words()},
+        "tuned": engine_choice.tuned_words(given, newest),
         "engines": engine_choice.describe(given, newest),
         "memory": memory,
         "speed": speed.describe(given, fit.shape_of(given, newest, model), memory, newest),
@@ -120,6 +121,8 @@ def show(info: dict[str, Any]) -> None:
     _show_variants(info["variants"])
     _show_cached(info["cached"])
     _show_template(info)
+    if info["tuned"]:
+        line("Tuned", info["tuned"])
     engine_choice.show(info["engines"])
     fit.show(info["memory"])
     speed.show(info["speed"])

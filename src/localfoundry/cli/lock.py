@@ -10,8 +10,9 @@ import msgspec
 
 from localfoundry import config
 from localfoundry.cli import context, output
-from localfoundry.config import Settings
+from localfoundry.config import Settings, profiles
 from localfoundry.errors import FoundryError, LockMismatch, NotRunnable, UsageError
+from localfoundry.results import place
 from localfoundry.store import disk, lockfile, refs
 from localfoundry.store.lockfile import Difference, Lock, LockedModel
 
@@ -39,7 +40,9 @@ def lock(names: tuple[str, ...], path: Path, as_json: bool) -> None:
     if not chosen:
         raise UsageError("there are no models to lock", hint="foundry model download MODEL")
     models = tuple({m.id: lockfile.locked(m, _engine(m, given)) for m in chosen}.values())
-    text = lockfile.text_of(Lock(lockfile.FORMAT, _settings(given), models))
+    sums = {file.sha256 for model in models for file in model.file}
+    tuned = tuple(profile for profile in profiles.read(given.home) if profile.sha256 in sums)
+    text = lockfile.text_of(Lock(lockfile.FORMAT, _settings(given), models, tuned))
     with disk.writing(path):
         disk.replace_bytes(path.absolute(), text.encode())
     if as_json:
@@ -67,6 +70,7 @@ def sync(locked: bool, path: Path, check: bool, as_json: bool) -> None:
     failures: list[tuple[LockedModel, FoundryError]] = []
     if not check:
         pulled, failures = _reproduce(given, wanted)
+        _restore_profiles(given, wanted)
     found = _differences(given, wanted)
     if as_json:
         document: dict[str, Any] = {
@@ -104,6 +108,15 @@ def _reproduce(given: Settings, wanted: Lock) -> tuple[list[str], list[tuple[Loc
     return pulled, failures
 
 
+def _restore_profiles(given: Settings, wanted: Lock) -> None:
+    """Those for this machine that are not here as they are locked; what was tuned here by itself stays."""
+    machine = place.machine_id()
+    differing = {d.subject for d in lockfile.profile_differences(wanted, machine, profiles.read(given.home))}
+    for profile in lockfile.profiles_for(wanted, machine):
+        if profile.purpose in differing:
+            profiles.save(given.home, profile)
+
+
 async def _pull(given: Settings, store: Store, model: LockedModel) -> Manifest:
     from localfoundry.cli.progress import PullProgress
     from localfoundry.sources.resolve import resolve
@@ -121,6 +134,7 @@ def _differences(given: Settings, wanted: Lock) -> list[Difference]:
     manifests = store.manifests()
     current = {m.name: m for m in store.current()}
     found = lockfile.setting_differences(wanted, _settings(given))
+    found += lockfile.profile_differences(wanted, place.machine_id(), profiles.read(given.home))
     for model in wanted.model:
         here = lockfile.matching(model, manifests)
         engine = _engine(here, given) if here is not None else None

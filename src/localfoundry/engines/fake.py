@@ -19,11 +19,15 @@ from localfoundry.errors import InvalidSetting
 from localfoundry.store.manifest import Manifest
 
 _DEFAULT_BYTES = 30_000_000
+ARGUMENTS = ("--threads", "--batch-size", "--cache-type", "--speculate")
 _TWOFOLD = "twofold"
 
 
 class FakeEngine:
-    """See the module. Switches under `on.NAME` of the file are for the engine of that name alone."""
+    """See the module. Switches under `on.NAME` of the file are for the engine of that name alone, those under
+    `with.ARGUMENTS` for loads that have these words among their arguments (`with: {"--threads 2": {…}}`): a test plants
+    there what an argument brings and costs.
+    """
 
     formats = frozenset({"fake"})
     devices = frozenset({"CPU"})
@@ -69,14 +73,17 @@ class FakeEngine:
             str(request.model_path),
             "--engine",
             self.name,
+            *(f"--argument={word}" for word in request.engine_arguments),
         ]
         argv += ["--alias", request.model_id, "--context", str(request.context)]
         argv += ["--socket", request.endpoint.path] if request.endpoint.path else ["--port", str(request.endpoint.port)]
         return WorkerCommand(tuple(argv), self.name, "CPU", "the file is a fake model")
 
     def check_arguments(self, arguments: tuple[str, ...], model: str, settings: Settings) -> None:
-        if arguments:
-            raise InvalidSetting(f"engineArguments of {model}: the fake engine takes none", param="model")
+        unknown = [word for word in arguments if word.startswith("-") and word not in ARGUMENTS]
+        if unknown:
+            words = f"engineArguments of {model}: the fake engine has no argument {unknown[0]!r}"
+            raise InvalidSetting(words, hint=f"possible: {', '.join(ARGUMENTS)}", param="model")
 
     def version(self, settings: Settings) -> str:
         return __version__

@@ -34,6 +34,12 @@ def machine() -> Machine:
     )
 
 
+def machine_id() -> str:
+    """What makes this machine the same one to what was measured here: processor, threads, and memory to the GiB."""
+    here = machine()
+    return f"{here.cpu}, {here.threads} threads, {round(here.memory_bytes / 2**30)} GiB"
+
+
 def machine_facts() -> dict[str, object]:
     """The same as a run's row has it."""
     return msgspec.structs.asdict(machine())

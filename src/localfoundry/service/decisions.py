@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from localfoundry.engines.choice import LeftOut
 from localfoundry.service.ledger import Bytes
+from localfoundry.service.tuned import FAILED_AS
 
 TURN_S = 0.5
 _LONGEST_TURN_S = 30.0
@@ -52,11 +53,17 @@ class LoadPlan:
     forced: bool = False  # load although it does not fit; of one that is loaded: it did not
     engine: str = ""
     engine_reason: str = ""
+    tuned: bool = False  # by a saved profile
     device: str = "CPU"
     runs: str = ""
     reencode_to: str | None = None
     left_out: tuple[LeftOut, ...] = ()  # engines that were not taken
     failed: tuple[LeftOut, ...] = ()  # engines that were tried for this very load, and why they gave up
+
+    @property
+    def tried_as(self) -> str:
+        """What it is called where it fails or does not fit: without the profile its engine may do."""
+        return FAILED_AS if self.tuned else self.engine
 
 
 @dataclass(slots=True, eq=False)

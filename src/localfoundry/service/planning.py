@@ -1,4 +1,4 @@
-"""How a model would be loaded: what a caller asks, what is chosen for the model, what the settings say, in that order.
+"""How a model would be loaded: what a caller asks, what is chosen for it, what was tuned, what the settings say.
 
 The engine is the first candidate whose load fits the memory. The need of memory is what such a load took here before,
 or else what the engine's estimate predicts.
@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from localfoundry.config import Settings
 from localfoundry.config.model_defaults import ModelDefaults
-from localfoundry.engines.choice import Candidate, Choice, LeftOut
+from localfoundry.engines.choice import Candidate, Choice, LeftOut, Wish
 from localfoundry.errors import InvalidRequest
 from localfoundry.fit.context import DEFAULT_CONTEXT, SMALLEST_CONTEXT
-from localfoundry.service import choosing
+from localfoundry.service import choosing, tuned
 from localfoundry.service.decisions import LoadPlan, Resident
 from localfoundry.service.learning import Learned
 from localfoundry.service.ledger import CPU, Bytes
@@ -56,6 +56,7 @@ class Way:
     file: Path
     parallel: int
     arguments: tuple[str, ...]
+    tuned: bool = False
 
 
 class Planner:
@@ -66,6 +67,7 @@ class Planner:
         self.store = store
         self._not_reencoded: Mapping[str, str] = {} if not_reencoded is None else not_reencoded
         self._measured: dict[_Kind, Bytes] = {}
+        self._home = home
         self._learned = Learned(home)
         self.workload = Workload()
         self._failed: dict[str, dict[str, str]] = {}  # by version and engine: why it cannot load what another one can
@@ -84,19 +86,21 @@ class Planner:
             manifest, settings, engine=options.engine, device=options.device, keep_state=options.keep_state,
             failed=known, seen=self.workload.profile(manifest.id),
         )  # fmt: skip
+        by_profile = self._tuned_way(manifest, settings, wish)
         choice = choosing.choose(self.store, manifest, settings, wish, self._not_reencoded)
+        ways = [self._way(manifest, candidate, settings) for candidate in choice.candidates]
         first: LoadPlan | None = None
         too_large: list[LeftOut] = []
-        for candidate in choice.candidates:
+        for way in [by_profile, *ways] if by_profile else ways:
             left_out = (*choice.left_out, *too_large)
-            made = self._plan(manifest, self._way(manifest, candidate, settings), options, settings, resident, room)
+            made = self._plan(manifest, way, options, settings, resident, room)
             made = replace(made, left_out=left_out, failed=failed)
             need = sum(made.need.values())
             if need <= room:
                 return made
             first = first or made
             words = f"it needs {format_bytes(need)}, and {format_bytes(max(room, 0))} can be had"
-            too_large.append(LeftOut(candidate.engine.name, words))
+            too_large.append(LeftOut(made.tried_as, words))
         assert first is not None
         return first
 
@@ -123,6 +127,7 @@ class Planner:
             forced=options.force,
             engine=way.candidate.engine.name,
             engine_reason=way.candidate.reason,
+            tuned=way.tuned,
             device=(options.device or "CPU").upper(),
             runs=way.runs.id,
             reencode_to=way.candidate.reencode_to if way.runs is manifest else None,
@@ -134,9 +139,20 @@ class Planner:
         parallel = chosen.parallel or settings.parallel
         return Way(candidate, runs, self.store.main_file(runs), parallel, chosen.engine_arguments)
 
+    def _tuned_way(self, manifest: Manifest, settings: Settings, wish: Wish) -> Way | None:
+        """The way of the saved profile, where that is used."""
+        found = tuned.find(self.store, manifest, self._home, wish)
+        if found is None or found.candidate is None:
+            return None
+        way = self._way(manifest, found.candidate, settings)
+        parallel = _chosen(manifest, settings).parallel or found.profile.parallel or way.parallel
+        return replace(way, parallel=parallel, arguments=found.profile.arguments, tuned=True)
+
     def _usual_way(self, manifest: Manifest, settings: Settings) -> Way:
         """How it would be loaded if nobody asked for anything. Raises NotRunnable."""
-        return self._way(manifest, self.choice(manifest, settings).candidates[0], settings)
+        wish = choosing.wish_of(manifest, settings, failed=self._failed.get(manifest.id))
+        by_profile = self._tuned_way(manifest, settings, wish)
+        return by_profile or self._way(manifest, self.choice(manifest, settings).candidates[0], settings)
 
     def choice(self, manifest: Manifest, settings: Settings) -> Choice:
         """The engines for it if nobody asked for anything, by what was learned here as well. Raises NotRunnable."""

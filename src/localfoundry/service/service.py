@@ -351,7 +351,8 @@ class Service:
             model = await self._ready(manifest, plan)
         except Exception as exc:
             self._models.pop(manifest.id, None)
-            failed = (*plan.failed, LeftOut(plan.engine, loading.words_of(exc), passing=isinstance(exc, OutOfMemory)))
+            passing = isinstance(exc, OutOfMemory)
+            failed = (*plan.failed, LeftOut(plan.tried_as, loading.words_of(exc), passing=passing))
             self._failed(
                 manifest.id,
                 loading.of_all(exc, manifest.id, failed),
@@ -410,7 +411,7 @@ class Service:
             for number in sorted(waiting):
                 with contextlib.suppress(FoundryError, KeyError):  # no other engine; the request has gone
                     other = await self._planned(manifest, self._asking[number].options, failed)
-                    if all(other.engine != one.engine for one in failed):
+                    if all(other.tried_as != one.engine for one in failed):
                         plans[number] = other
         return {} if resident.replaced else plans  # it was unloaded meanwhile
 

@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 
+from localfoundry.config.profiles import Profile
 from localfoundry.errors import ChecksumMismatch, InvalidLock, SourceRefused
 from localfoundry.sources.names import relative_name, sha256_hex, variant_name
 from localfoundry.sources.plan import PlannedFile, PullPlan
@@ -53,11 +54,14 @@ class LockedModel(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Lock(msgspec.Struct, frozen=True):
-    """The whole file. `settings` are those that change answers or speed, by their key in `settings.json`."""
+    """The whole file. `settings` are those that change answers or speed, by their key in `settings.json`; `profile` are
+    those of the locked models, without their evidence: for machines of the kind they were tuned on.
+    """
 
     format: int
     settings: dict[str, int]
     model: tuple[LockedModel, ...] = ()
+    profile: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Difference:
     """One thing that is not as locked; `here` None: not there at all."""
 
     model: str  # alias, or `settings`
-    what: Literal["model", "file", "ref", "template", "license", "engine", "setting"]
+    what: Literal["model", "file", "ref", "template", "license", "engine", "setting", "profile"]
     locked: str
     here: str | None
     subject: str | None = None
@@ -103,6 +107,10 @@ def text_of(lock: Lock) -> str:
         for file in files:
             parts.append("\n[[model.file]]\n")
             parts += [f"{key} = {_value(value)}\n" for key, value in file.items()]
+    for profile in sorted(lock.profile, key=lambda p: p.key):
+        fields = msgspec.to_builtins(msgspec.structs.replace(profile, evidence={}))
+        parts.append("\n[[profile]]\n")
+        parts += [f"{key} = {_value(value)}\n" for key, value in fields.items()]
     return "".join(parts)
 
 
@@ -188,6 +196,29 @@ def setting_differences(lock: Lock, here: Mapping[str, int]) -> list[Difference]
         for key, value in sorted(lock.settings.items())
         if here.get(key) != value
     ]
+
+
+def profiles_for(lock: Lock, machine: str) -> list[Profile]:
+    """The locked profiles that are for this machine, of models that the lock has. Pure."""
+    sums = {file.sha256 for model in lock.model for file in model.file}
+    return [profile for profile in lock.profile if profile.machine == machine and profile.sha256 in sums]
+
+
+def profile_differences(lock: Lock, machine: str, here: Sequence[Profile]) -> list[Difference]:
+    """Profiles for this machine that are not as locked. Pure."""
+    found = {profile.key: _way(profile) for profile in here}
+    return [
+        Difference(profile.model, "profile", _way(profile), found.get(profile.key), profile.purpose,
+                   "foundry sync --locked")
+        for profile in profiles_for(lock, machine)
+        if found.get(profile.key) != _way(profile)
+    ]  # fmt: skip
+
+
+def _way(profile: Profile) -> str:
+    """How a profile loads its model, in one line."""
+    parallel = [f"parallel {profile.parallel}"] if profile.parallel else []
+    return " ".join((profile.engine, *([profile.runs] if profile.runs else []), *profile.arguments, *parallel))
 
 
 def held_to(plan: PullPlan, model: LockedModel) -> PullPlan:

@@ -17,6 +17,9 @@ The model file is JSON; every key is a switch and may be left out:
     pings               true: keep-alive comments every 50 ms until the first token
     tools               false: its chat template has no place for tools
     on                  switches by the name of a fake engine (`fake`, `fake2`), which win there over the others
+    with                switches by words among the engine's arguments (`--threads 2`), which win over all others
+    times               how many times faster the token clock is; under `with` they multiply
+    loss                what an answer of log-probabilities is off from the true ones, in nats of divergence
     architecture        `twofold`: both fake engines take it, else the first one alone
     memory_tokens       what answers that run together may hold; above it every one of them ends with an error event
 
@@ -133,7 +136,8 @@ class Answer:
                       "total_tokens": prompt_tokens + count, "prompt_tokens_details": {"cached_tokens": 0}}  # fmt: skip
 
     async def send(self, writer: asyncio.StreamWriter, gone: asyncio.Future[bytes]) -> None:
-        interval = 1 / float(self.server.switches.get("tokens_per_second", 200))
+        switches = self.server.switches
+        interval = 1 / (float(switches.get("tokens_per_second", 200)) * switches.get("times", 1))
         if self.stream:
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n"
@@ -229,6 +233,13 @@ async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
     await listener.serve_forever()
 
 
+def _add_arguments(switches: dict[str, Any], arguments: str) -> None:
+    for words, changes in switches.get("with", {}).items():
+        if f" {words} " in arguments:
+            times = switches.get("times", 1) * changes.get("times", 1)
+            switches |= changes | {"times": times}
+
+
 def main() -> None:
     lifeline.die_with_parent()
     lifeline.exit_when_stdin_closes()
@@ -237,12 +248,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--alias", required=True)
     parser.add_argument("--engine", default="fake")
+    parser.add_argument("--argument", action="append", default=[])
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--socket")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     switches = json.loads(options.model.read_text(encoding="utf-8"))
     switches |= switches.get("on", {}).get(options.engine, {})
+    _add_arguments(switches, f" {' '.join(options.argument)} ")
     if switches.get("ignore_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     asyncio.run(_serve(options, switches))

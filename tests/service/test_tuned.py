@@ -1,0 +1,108 @@
+"""A saved profile decides how its model is loaded, unless somebody asks for something else; real processes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from localfoundry import config
+from localfoundry.catalog.lookup import Catalog
+from localfoundry.config import profiles
+from localfoundry.config.profiles import Profile
+from localfoundry.results import place
+from localfoundry.service.planning import LoadOptions
+from localfoundry.service.service import Service
+from localfoundry.service.tuned import sha256_of
+from localfoundry.sources.resolve import resolve
+from localfoundry.store.manifest import Manifest
+from localfoundry.store.pull import pull
+from localfoundry.store.store import Store
+
+CROOKED = {"fail_load": "the tensor is crooked"}
+
+
+@pytest.fixture
+async def running(isolated: Path) -> AsyncIterator[Service]:
+    settings = config.load()
+    settings.log_dir.mkdir(parents=True)
+    made = Service(settings, Catalog.load(), Store(settings.models_dir), Path(tempfile.mkdtemp()))
+    yield made
+    await made.close()
+
+
+async def twofold(service: Service, **switches: object) -> Manifest:
+    source = service.settings.home / "one.fake.json"
+    source.write_text(json.dumps({"architecture": "twofold", **switches}))
+    return await pull(service.store, await resolve(str(source), settings=service.settings))
+
+
+def tune(service: Service, manifest: Manifest, **changes: object) -> Profile:
+    """Save a profile for the second fake engine and return it."""
+    made = Profile(
+        machine=place.machine_id(), sha256=sha256_of(service.store, manifest), purpose="chat", model=manifest.id,
+        tuned_at="2026-11-23T10:00:00+00:00", engine="fake2", engine_version="1", ratio=1.5, low=1.4, high=1.6,
+        arguments=("--threads", "2"), parallel=3,
+    )  # fmt: skip
+    made = msgspec.structs.replace(made, **changes)
+    profiles.save(service.settings.home, made)
+    return made
+
+
+async def test_a_profile_decides_how_its_model_is_loaded(running: Service) -> None:
+    manifest = await twofold(running)
+    profile = tune(running, manifest)
+    model = await running.load(manifest.alias)
+    plan = model.resident.plan
+    assert (plan.engine, plan.parallel, plan.engine_arguments) == ("fake2", 3, ("--threads", "2"))
+    assert plan.engine_reason == profile.words == "tuned on 2026-11-23 for chat: 1.50 x the default"
+
+
+@pytest.mark.parametrize("changes", [{"machine": "another"}, {"sha256": "1" * 64}])
+async def test_one_for_another_machine_or_file_is_not_used(running: Service, changes: dict[str, str]) -> None:
+    manifest = await twofold(running)
+    tune(running, manifest, **changes)
+    assert (await running.load(manifest.alias)).resident.plan.engine == "fake"
+
+
+async def test_a_damaged_file_of_profiles_stops_no_load(running: Service) -> None:
+    manifest = await twofold(running)
+    (running.settings.home / profiles.FILE_NAME).write_text("{")
+    assert (await running.load(manifest.alias)).resident.plan.engine == "fake"
+
+
+async def test_what_is_asked_for_wins(running: Service) -> None:
+    manifest = await twofold(running)
+    tune(running, manifest)
+    assert (await running.load(manifest.alias, LoadOptions(engine="fake"))).resident.plan.engine == "fake"
+    await running.unload(manifest.alias)
+    for chosen in ({"engine": "fake"}, {"engine_arguments": ("--threads", "1")}, {"profile": "throughput"}):
+        running.settings = replace(running.settings, models={manifest.alias: chosen})
+        assert not (await running.load(manifest.alias)).resident.plan.tuned, chosen
+        await running.unload(manifest.alias)
+    running.settings = replace(running.settings, models={manifest.alias: {"parallel": 7}})
+    plan = (await running.load(manifest.alias)).resident.plan
+    assert plan.tuned and plan.parallel == 7, "the rest of the profile stays"
+
+
+async def test_a_profile_that_fails_gives_way_and_is_not_tried_again(running: Service) -> None:
+    """Its engine may do without it: here the only one that takes the model."""
+    manifest = await twofold(running, **{"with": {"--threads 2": CROOKED}, "on": {"fake2": CROOKED}})
+    tune(running, manifest, engine="fake")
+    model = await running.load(manifest.alias)
+    assert (model.engine.name, model.resident.plan.tuned) == ("fake", False)
+    assert [str(one) for one in model.resident.plan.failed] == ["tuned profile: error: the tensor is crooked"]
+    await running.unload(manifest.alias)
+    again = await running.load(manifest.alias)
+    assert not again.resident.plan.tuned and not again.resident.plan.failed
+
+
+async def test_a_profile_whose_file_is_gone_is_not_used(running: Service) -> None:
+    manifest = await twofold(running)
+    tune(running, manifest, runs="one-q8_0:1", runs_sha256="2" * 64, runs_target="Q8_0")
+    assert not (await running.load(manifest.alias)).resident.plan.tuned
