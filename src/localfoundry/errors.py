@@ -26,6 +26,10 @@
     │   ├── BadReference         400  a reference for fidelity that is damaged, or of another model
     │   ├── LossyEncoding        400  re-encoding would change a model's weights by more than is allowed
     │   ├── MissingExtra         400  an optional part of this product is not installed
+    │   ├── MissingTool          400  a program of this machine that is needed, such as a compiler, is not there
+    │   ├── UnknownEngine        404  no engine, or no build of one, goes by this name
+    │   ├── EngineInUse          400  a model runs on the build of an engine that was to be removed
+    │   ├── UnsafeArchive        400  an archive that would write elsewhere, or takes more room than it may
     │   └── InsufficientMemory   400  the model does not fit the memory, whatever is unloaded
     ├── RateLimitExceeded        429  an API key has used up its requests or tokens of this minute
     ├── SourceError              400  the place a model comes from
@@ -38,6 +42,8 @@
     │   ├── DamagedResults       400  the file of everything measured is damaged and was set aside
     │   ├── ModelGone            404  an adopted model whose owner removed it
     │   └── ModelChanged         400  an adopted model whose owner changed its bytes
+    ├── BuildFailed              400  a program that builds an engine or makes a model ended with an error
+    │   └── BuildCancelled       400  somebody ended it
     ├── LockMismatch             400  what is here is not what a lock file says
     ├── NothingPasses            404  no model fulfils every wish
     ├── ServiceError             503  the local service
@@ -295,6 +301,31 @@ class MissingExtra(UsageError):
     code = "missing_extra"
 
 
+class MissingTool(UsageError):
+    """A program of this machine that is needed, such as a compiler, is not there; the hint is how to get it."""
+
+    code = "missing_tool"
+
+
+class UnknownEngine(UsageError):
+    """No engine, or no installed build of one, goes by this name."""
+
+    code = "engine_not_found"
+    status = 404
+
+
+class EngineInUse(UsageError):
+    """A model runs on the build of an engine that was to be removed. Nothing was removed."""
+
+    code = "engine_in_use"
+
+
+class UnsafeArchive(UsageError):
+    """An archive of sources that would write outside its folder, holds links, or takes more room than it may."""
+
+    code = "unsafe_archive"
+
+
 class InsufficientMemory(UsageError):
     """The model does not fit this machine's memory even when everything is unloaded that may be.
 
@@ -401,6 +432,19 @@ class DamagedModel(DiskError):
     """Bytes of a version on this disk are missing, cannot be read, or are no longer what they were."""
 
     code = "model_damaged"
+
+
+class BuildFailed(FoundryError):
+    """A program that builds an engine or makes a model ended with an error. What was there before is as it was."""
+
+    code = "build_failed"
+    status = 400
+
+
+class BuildCancelled(BuildFailed):
+    """Building an engine or making a model was ended by somebody. What was there before is as it was."""
+
+    code = "build_cancelled"
 
 
 class LockMismatch(FoundryError):

@@ -196,7 +196,9 @@ def _make(store: Store, made: Plan, work: Path, progress: Progress) -> Manifest:
 
         progress.start("Re-encoding", path.name, path.stat().st_size)
         kind = _tensor_type(made.target)
-        written = write(path, read_gguf(path), made.types, kind, fresh, progress.position)
+        old = read_gguf(path)
+        types = {t.name: made.types[t.type] for t in old.tensors if t.type in made.types}
+        written = write(path, old, types, kind, fresh, progress.position)
         path, largest, rms = fresh, written.largest_error, written.rms_error
     header = read_gguf(path)
     if made.target == OPENVINO:

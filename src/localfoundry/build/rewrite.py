@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from localfoundry.build import blocks, q8_0
+from localfoundry.build import blocks, q8_0, rounding
 from localfoundry.build.blocks import Bytes, Floats, Lattice
 from localfoundry.errors import LossyEncoding
 from localfoundry.formats.gguf import GgufHeader, Tensor
@@ -65,11 +65,13 @@ class _Error:
 
 
 def write(
-    source: Path, header: GgufHeader, types: Mapping[str, str], file_type: str, target: Path, report: Report
-) -> Written:
-    """Write `target`. Blocking; `report` gets the bytes of the source that are done, and may raise to end it.
+    source: Path, header: GgufHeader, types: Mapping[str, str], file_type: str, target: Path, report: Report,
+    *, bounded: bool = True,
+) -> Written:  # fmt: skip
+    """Write `target` with the type that `types` has for a tensor's name, or its own. Blocking.
 
-    Raises LossyEncoding, with the tensor's name, where an error is above its bound or a value is not a number.
+    `report` gets the bytes of the source that are done, and may raise to end it. Raises LossyEncoding, with the
+    tensor's name, where an error is above its bound (`bounded`) or a value is not a number.
     """
     head = read_head(source, FILE_TYPE_NUMBERS[file_type])
     # Weights that are no numbers are found by their error.
@@ -82,23 +84,25 @@ def write(
         for tensor in header.tensors:
             error = _Error()
             for raw in _pieces(old, header.header_bytes + tensor.offset, tensor):
-                sink.write(_converted(tensor.type, types.get(tensor.type, tensor.type), raw, error).data)
+                sink.write(_converted(tensor.type, types.get(tensor.name, tensor.type), raw, error).data)
                 done += raw.size
                 report(done)
             sink.pad(head.alignment)
             shares = error.shares()
-            _refuse_lossy(source, tensor, types, shares)
+            _refuse_lossy(source, tensor, types.get(tensor.name, tensor.type), shares, bounded=bounded)
             worst = max(worst[0], shares[0]), max(worst[1], shares[1])
     report(header.file_size_bytes or done)
     return Written(sink.digest.hexdigest(), sink.size, *worst)
 
 
-def _refuse_lossy(source: Path, tensor: Tensor, types: Mapping[str, str], shares: tuple[float, float]) -> None:
+def _refuse_lossy(source: Path, tensor: Tensor, to: str, shares: tuple[float, float], *, bounded: bool) -> None:
+    if not bounded and all(math.isfinite(share) for share in shares):
+        return
     if shares[0] <= LARGEST_ERROR and shares[1] <= RMS_ERROR:
         return
     raise LossyEncoding(
         f"{tensor.name[:64]} of {source.name} would change by {shares[1]:.2%} (rms; at most {RMS_ERROR:.2%}) and "
-        f"{shares[0]:.2%} of its largest value (at most {LARGEST_ERROR:.2%}) from {tensor.type} to {types[tensor.type]}"
+        f"{shares[0]:.2%} of its largest value (at most {LARGEST_ERROR:.2%}) from {tensor.type} to {to}"
     )
 
 
@@ -111,7 +115,7 @@ def _listing(header: GgufHeader, types: Mapping[str, str], alignment: int) -> by
     """The list of tensors: name, dimensions, type, and where in the data each begins."""
     listed, offset = bytearray(), 0
     for tensor in header.tensors:
-        kind = types.get(tensor.type, tensor.type)
+        kind = types.get(tensor.name, tensor.type)
         name = tensor.name.encode()
         rank = len(tensor.dims)
         listed += struct.pack(f"<Q{len(name)}sI{rank}QIQ", len(name), name, rank, *tensor.dims, NUMBERS[kind], offset)
@@ -158,14 +162,22 @@ def _converted(kind: str, to: str, raw: Bytes, error: _Error) -> Bytes:
         halves = values.astype("<f2")  # too large a value becomes infinite, and the error with it
         error.add(values, halves.astype(np.float32))
         return halves.view(np.uint8).reshape(-1)
-    packed = q8_0.encode(old)
-    error.add(values, q8_0.decode(packed))
+    values = values.reshape(-1, blocks.BLOCK)
+    if to == "Q8_0":
+        packed = q8_0.encode(old if isinstance(old, Lattice) else values)
+        error.add(values, q8_0.decode(packed))
+    else:
+        packed = rounding.encode(to, values)
+        again = blocks.take_apart(to, packed)
+        error.add(values, again.values() if isinstance(again, Lattice) else again)
     return packed.reshape(-1)
 
 
 def _apart(kind: str, raw: Bytes) -> Lattice | Floats:
     if kind == "F32":
         return raw.view("<f4")
+    if kind == "F16":
+        return raw.view("<f2").astype(np.float32)
     if kind == "BF16":
         return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
     return blocks.take_apart(kind, raw.reshape(-1, BLOCKS[kind][1]))

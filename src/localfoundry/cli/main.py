@@ -64,6 +64,7 @@ MODEL = {
     "unpin": "versions:unpin",
     "rollback": "versions:rollback",
     "reencode": "reencode:reencode",
+    "quantize": "quantize:quantize",
     "benchmark": "bench_run:bench_run",
 }
 CACHE = {

@@ -56,6 +56,10 @@ def recipe_words(recipe: Recipe) -> str:
     changed = ", ".join(f"{old} as {new}" for old, new in recipe.changed.items()) or "its types as they were"
     if recipe.target == "openvino":
         changed += ", for OpenVINO"
+    if "imatrix" in recipe.inputs:
+        changed += ", with an importance matrix"
+    if recipe.kind == "quantized":
+        changed += f", by {recipe.tool}" + "".join(f", {key} {value}" for key, value in recipe.options.items())
     if recipe.rms_error is None:
         return f"{recipe.source_id} with {changed}"
     if recipe.largest_error == 0:
