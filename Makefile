@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo test check bench docs clean
+.PHONY: help install demo test test-engines check bench docs clean
 
 help:
 	@echo "make demo     the whole way on a real model: pull, list, run, measure, compare"
 	@echo "make test     the tests, on the real engine and the real starter model"
+	@echo "make test-engines  the faults, loads, mixed load and texts of every engine on the real model, at length"
 	@echo "make check    lint, types, import rules, generated pages"
 	@echo "make bench    the figures of docs/benchmarks.md, measured on this machine"
 	@echo "make docs     write the generated pages again"
@@ -26,6 +27,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
+
+test-engines: install
+	$(BIN)/python -m pytest -m "thorough or real_model" --timeout=1800 --durations=10
 
 check: install
 	$(BIN)/ruff check

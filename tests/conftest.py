@@ -25,7 +25,7 @@ from localfoundry import build, config, instance
 from localfoundry.build import reencode
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.instance import ServiceState
-from localfoundry.sources.resolve import plan_variant
+from localfoundry.sources.resolve import plan_variant, resolve
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
@@ -81,6 +81,32 @@ def reencoded_starter(pulled_starter: Manifest) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def onnx_starter(pulled_starter: Manifest) -> Path:
+    """A folder of models with the starter model as a folder of ONNX Runtime GenAI alone; anew when its code changes."""
+    files = [
+        Path(__file__).with_name("starter_onnx.py"),
+        *(Path(build.__path__[0], name) for name in ("blocks.py", "q8_0.py")),
+    ]
+    code = b"".join(file.read_bytes() for file in files)
+    folder = _CACHE.with_name(f"test-onnx-{hashlib.sha256(code).hexdigest()[:12]}")
+
+    async def make(staged: Path) -> None:
+        import starter_onnx  # and with it numpy and onnx, which other tests need not wait for
+
+        made = starter_onnx.write(Store(_CACHE).main_file(pulled_starter), staged / "made" / STARTER)
+        settings = config.load({"cache_dir": staged / "models"}, environ={})
+        await pull(Store(staged / "models"), await resolve(str(made), settings=settings))
+
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            staged = Path(tempfile.mkdtemp(dir=_CACHE.parent))
+            asyncio.run(make(staged))
+            (staged / "models").rename(folder)
+            shutil.rmtree(staged)
+    return folder
+
+
 @pytest.fixture
 def starter(request: pytest.FixtureRequest, pulled_starter: Manifest, isolated: Path) -> Manifest:
     """The starter model in this test's own store."""
@@ -118,8 +144,6 @@ def fake_model(isolated: Path) -> Callable[..., str]:
         source.write_text(json.dumps(switches))
 
         async def work() -> Manifest:
-            from localfoundry.sources.resolve import resolve
-
             settings = config.load()
             return await pull(Store(settings.models_dir), await resolve(str(source), settings=settings))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,15 +9,25 @@ import pytest
 
 from api.server import Server
 
-# The suite on the real model is the same for all of them. ONNX takes part where there is a folder of the starter model,
-# made by benchmarks/onnx_models.py: FOUNDRY_TEST_ONNX names it.
-ENGINES = ("llama.cpp", "openvino", *(["onnx"] if "FOUNDRY_TEST_ONNX" in os.environ else []))
+ENGINES = ("llama.cpp", "openvino", "onnx")  # the suites on the real model are the same for all of them
+_AT_ONCE = ("fake", "llama.cpp", "openvino")  # the others run all of it in `make test-engines` alone
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that uses `engine`, by itself or through a service, runs once for each."""
-    if "engine" in metafunc.fixturenames:
-        metafunc.parametrize("engine", ENGINES, scope="module")
+    """A test that uses `engine`, by itself or through a service, runs once for each.
+
+    A module may name its own engines (ENGINES) and those of them that are not left to `make test-engines` (AT_ONCE). A
+    test that is marked `quick` is left to it for none.
+    """
+    if "engine" not in metafunc.fixturenames:
+        return
+    quick = metafunc.definition.get_closest_marker("quick") is not None
+    at_once = getattr(metafunc.module, "AT_ONCE", _AT_ONCE)
+    cases = [
+        pytest.param(engine, marks=() if quick or engine in at_once else pytest.mark.thorough)
+        for engine in getattr(metafunc.module, "ENGINES", ENGINES)
+    ]
+    metafunc.parametrize("engine", cases, scope="module")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -33,6 +42,13 @@ def _is_meant(item: pytest.Item) -> bool:
     mark = item.get_closest_marker("engines")
     case = getattr(item, "callspec", None)
     return mark is None or case is None or case.params.get("engine") in (None, *mark.args)
+
+
+@pytest.fixture(scope="module")
+def starter_store(engine: str, request: pytest.FixtureRequest) -> Path:
+    """A folder of models with the starter model as that engine reads it."""
+    name = "onnx_starter" if engine == "onnx" else "reencoded_starter"
+    return Path(request.getfixturevalue(name))
 
 
 @pytest.fixture(scope="module")

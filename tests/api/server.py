@@ -91,18 +91,10 @@ class Server:
 
         return asyncio.run(work()).alias
 
-    def starter(self, engine: str, store: Path) -> None:
-        """Have the starter model: `store` with its GGUF files, or its ONNX folder for the engine that takes that."""
-        if engine != "onnx":
-            shutil.copytree(store, self.settings.models_dir, copy_function=os.link)
-            return
-        folder = self.home / "smollm2-135m"
-        shutil.copytree(os.environ["FOUNDRY_TEST_ONNX"], folder)
-
-        async def work() -> None:
-            await pull(self.store, await resolve(str(folder), settings=self.settings))
-
-        asyncio.run(work())
+    def has(self, store: Path) -> Server:
+        """Begin with the models of another store, without a copy of their bytes."""
+        shutil.copytree(store, self.settings.models_dir, copy_function=os.link, dirs_exist_ok=True)
+        return self
 
     # Asking
 

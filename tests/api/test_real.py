@@ -41,7 +41,7 @@ SKY: Any = [{"role": "user", "content": "In one short sentence: why is the sky b
 
 @pytest.fixture(scope="module")
 def real(
-    engine: str, reencoded_starter: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
+    engine: str, starter_store: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A running service that has the starter model, and knows `embedder`: the same weights, for embeddings."""
     home = tmp_path_factory.mktemp("real")
@@ -51,7 +51,7 @@ def real(
     model = {"alias": "embedder", "tasks": ["embeddings"], "variants": [variant]}
     (home / "catalog.json").write_text(json.dumps({"models": [model]}))
     made = Server(home, FOUNDRY_CONTEXT_LENGTH=CONTEXT, FOUNDRY_CATALOG=home / "catalog.json", FOUNDRY_ENGINE=engine)
-    made.starter(engine, reencoded_starter)
+    made.has(starter_store)
     yield made.start()
     made.stop()
 
@@ -80,6 +80,7 @@ def client(real: Server) -> Iterator[OpenAI]:
         yield made
 
 
+@pytest.mark.quick
 def test_chat(client: OpenAI) -> None:
     answer = client.chat.completions.create(model=STARTER, messages=SKY, max_tokens=24)
     assert answer.choices[0].message.content
@@ -88,6 +89,7 @@ def test_chat(client: OpenAI) -> None:
     assert answer.model.startswith(STARTER)
 
 
+@pytest.mark.quick
 def test_chat_as_a_stream_with_usage(client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model=STARTER, messages=SKY, max_tokens=16, stream=True, stream_options={"include_usage": True}, temperature=0
@@ -142,6 +144,7 @@ def test_logprobs(client: OpenAI, engine: str) -> None:
     assert all(one.logprob <= 0 and len(one.top_logprobs) == others for one in logprobs.content)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("words", ["", "hello", "Grüße, 世界 <|im_end|> " * 3], ids=["empty", "word", "special"])
 def test_counted_tokens_are_those_of_the_request(real: Server, words: str) -> None:
     """Chat template, system prompt and special tokens included; a client cuts its history by this number."""
@@ -179,6 +182,7 @@ def test_what_is_chosen_for_the_model_is_as_if_it_was_asked_for(real: Server) ->
     wait_until(lambda: counted() == before, 5, "what was chosen is still in force")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_longer_than_the_context_is_refused_and_never_cut(client: OpenAI, stream: bool) -> None:
     long: Any = [{"role": "user", "content": "word " * 2000}]
@@ -222,6 +226,8 @@ def test_what_is_said_of_a_load(real: Server) -> None:
     assert loaded["memory"]["kv_cache"] == pytest.approx(2 * 30 * 3 * 64 * CONTEXT * 2, rel=0.01)
     assert loaded["memory"]["process"] > loaded["memory"]["kv_cache"]
     assert 0 < loaded["engine_load_s"] < loaded["load_s"]
+    log = next(real.settings.log_dir.glob("worker-smollm2-135m*.log")).read_text()
+    assert re.search(r"n_batch\s*= 512", log), "streams stand still beside a long prompt"
 
 
 def _slots_idle(real: Server, socket: str) -> bool:

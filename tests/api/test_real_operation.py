@@ -24,12 +24,12 @@ LONG: Any = [{"role": "user", "content": "Remember these: " + ", ".join(f"item {
 
 @pytest.fixture(scope="module")
 def real(
-    engine: str, reencoded_starter: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
+    engine: str, starter_store: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     made = Server(
         tmp_path_factory.mktemp("real"), FOUNDRY_CONTEXT_LENGTH=2048, FOUNDRY_HANG_TIMEOUT=2, FOUNDRY_ENGINE=engine
     )
-    made.starter(engine, reencoded_starter)
+    made.has(starter_store)
     made.start()
     made.http.timeout = 100
     made.fake("other")

@@ -52,12 +52,12 @@ _SCHEMA = {
 
 @pytest.fixture(scope="module")
 def real(
-    engine: str, reencoded_starter: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
+    engine: str, starter_store: Path, pulled_starter: Manifest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     made = Server(
         tmp_path_factory.mktemp("real"), FOUNDRY_CONTEXT_LENGTH=CONTEXT, FOUNDRY_PARALLEL=8, FOUNDRY_ENGINE=engine
     )
-    made.starter(engine, reencoded_starter)
+    made.has(starter_store)
     made.start()
     made.http.timeout = 100
     made.chat(STARTER, max_tokens=1)

@@ -104,6 +104,19 @@ def test_a_native_server_on_the_path_wins(tmp_path: Path, native: Path, monkeypa
     assert value(command.argv, "--ctx-checkpoints") == "2", "as many as the estimate counts"
 
 
+def test_streams_beside_a_long_prompt_do_not_wait_for_all_of_it(
+    tmp_path: Path, native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The native server computes 2,048 tokens of a prompt at a time if it is not told otherwise."""
+    monkeypatch.setenv("FOUNDRY_LLAMA_SERVER", "auto")
+    assert value(LlamaCpp().command(request(tmp_path), config.load()).argv, "--batch-size") == "512"
+    for own in (("--ubatch-size", "1024"), ("-ub", "1024"), ("--ubatch-size=1024",)):
+        argv = LlamaCpp().command(request(tmp_path, engine_arguments=own), config.load()).argv
+        assert "--batch-size" not in argv, "parts as large as were asked for would not fit into it"
+    embedding = LlamaCpp().command(request(tmp_path, tasks=("embeddings",)), config.load()).argv
+    assert "--batch-size" not in embedding, "a text to embed must fit into one batch"
+
+
 def test_without_a_native_server_the_bundled_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_LLAMA_SERVER", "auto")
     monkeypatch.setenv("PATH", str(tmp_path))

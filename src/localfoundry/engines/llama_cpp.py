@@ -192,4 +192,7 @@ def _native_arguments(request: LoadRequest) -> list[str]:
         arguments.append("--embeddings")
     if "rerank" in request.tasks:
         arguments.append("--reranking")
-    return arguments + llama_arguments.native(request.engine_arguments, request.model_id)
+    added = llama_arguments.native(request.engine_arguments, request.model_id)
+    if "chat" in request.tasks and not any(word.startswith(("-ub", "--ubatch-size")) for word in added):
+        arguments += ["--batch-size", "512"]  # as for the bundled one: streams beside a long prompt go on
+    return arguments + added

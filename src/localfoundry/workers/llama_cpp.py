@@ -14,6 +14,10 @@ from typing import Any
 
 from localfoundry.workers import lifeline, limits
 
+# Prompt tokens of one batch: streams beside a long prompt get a token after each, and with the engine's own 2,048 they
+# stand still until it is done. It computes in parts of 512 anyway, so this costs nothing.
+_BATCH = 512
+
 
 def main() -> None:
     lifeline.die_with_parent()
@@ -51,6 +55,9 @@ def main() -> None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     for argument in options.engine_argument:
         _set(params, *argument.split("=", 1))
+    said = any(argument.startswith("n_batch=") for argument in options.engine_argument)
+    if not (said or params.embedding):  # a text to embed must fit in one batch
+        params.n_batch = max(_BATCH, params.n_ubatch)
     started = time.perf_counter()
     try:
         server = xllamacpp.Server(params)
