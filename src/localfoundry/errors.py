@@ -25,6 +25,8 @@
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
     │   ├── BadReference         400  a reference for fidelity that is damaged, or of another model
     │   ├── LossyEncoding        400  re-encoding would change a model's weights by more than is allowed
+    │   ├── NotCompilable        400  a model that cannot be compiled as asked
+    │   ├── DegradedBuild        400  a compiled model is further from its source than is allowed
     │   ├── MissingExtra         400  an optional part of this product is not installed
     │   ├── MissingTool          400  a program of this machine that is needed, such as a compiler, is not there
     │   ├── UnknownEngine        404  no engine, or no build of one, goes by this name
@@ -45,6 +47,7 @@
     ├── BuildFailed              400  a program that builds an engine or makes a model ended with an error
     │   └── BuildCancelled       400  somebody ended it
     ├── LockMismatch             400  what is here is not what a lock file says
+    ├── CompilerFailed           400  a tool that makes models ended with an error, or was killed
     ├── NothingPasses            404  no model fulfils every wish
     ├── ServiceError             503  the local service
     │   ├── ServiceNotRunning    503
@@ -295,6 +298,18 @@ class LossyEncoding(UsageError):
     code = "lossy_encoding"
 
 
+class NotCompilable(UsageError):
+    """The model cannot be compiled as asked: its architecture, its form, weights as pickle, no tokenizer."""
+
+    code = "model_not_compilable"
+
+
+class DegradedBuild(UsageError):
+    """A compiled model answers worse than its source by more than `--max-loss`; it and its report were kept aside."""
+
+    code = "build_degraded"
+
+
 class MissingExtra(UsageError):
     """The command needs an optional part of this product that is not installed; the hint is how to install it."""
 
@@ -453,6 +468,13 @@ class LockMismatch(FoundryError):
     code = "lock_mismatch"
     status = 400
     type = "lock_error"
+
+
+class CompilerFailed(FoundryError):
+    """A tool that makes models was not started, failed or was killed. Steps that were finished before are kept."""
+
+    code = "compiler_failed"
+    status = 400
 
 
 class NothingPasses(FoundryError):

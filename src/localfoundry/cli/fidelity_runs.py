@@ -16,7 +16,7 @@ from localfoundry.cli import context
 from localfoundry.compare.faithful import SUITE, Faithful, read
 from localfoundry.engines import engines
 from localfoundry.errors import BadReference
-from localfoundry.quality import probe, reference
+from localfoundry.quality import own_reference, probe, reference
 from localfoundry.results import place
 from localfoundry.results.db import Results, now
 from localfoundry.results.rows import CandidateRow, ItemRow, Run, new_id
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from localfoundry.quality.fidelity import Fidelity
     from localfoundry.quality.reference import Reference
     from localfoundry.store.manifest import Manifest
+    from localfoundry.store.store import Store
 
 
 def choose(given: Settings, manifest: Manifest, named: str | None) -> Reference:
@@ -35,16 +36,28 @@ def choose(given: Settings, manifest: Manifest, named: str | None) -> Reference:
         found = reference.read(path)
         _same_tokens(given, manifest, found, path.name)
         return found
-    sums = {f.sha256 for f in manifest.files} | ({manifest.recipe.source_sha256} if manifest.recipe else set())
-    for path in reference.shipped():
-        found = reference.read(path)
-        if sums.intersection(found.packed.source_sha256):
-            return found
+    sums = _ancestry(context.store(given), manifest)
+    own = own_reference.known(given, sums)
+    if own is not None:
+        return own
     names = ", ".join(p.stem for p in reference.shipped())
     raise BadReference(
         f"there is no reference for {manifest.id}; those that are shipped: {names}",
         hint=f"foundry eval --fidelity {manifest.alias} --reference FILE (benchmarks/fidelity_reference.py makes one)",
     )
+
+
+def _ancestry(store: Store, manifest: Manifest) -> set[str]:
+    """Sums of its files and of those that it was made of, as far back as their versions are here."""
+    known = {file.sha256: other for other in store.manifests() for file in other.files}
+    found: set[str] = set()
+    current: Manifest | None = manifest
+    while current is not None:
+        found |= {file.sha256 for file in current.files}
+        source = current.recipe.source_sha256 if current.recipe else ""
+        current = None if source in found else known.get(source)
+        found |= {source} - {""}
+    return found
 
 
 def _same_tokens(given: Settings, manifest: Manifest, found: Reference, name: str) -> None:

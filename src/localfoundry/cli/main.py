@@ -65,6 +65,7 @@ MODEL = {
     "rollback": "versions:rollback",
     "reencode": "reencode:reencode",
     "quantize": "quantize:quantize",
+    "compile": "compile:compile_model",
     "benchmark": "bench_run:bench_run",
 }
 CACHE = {

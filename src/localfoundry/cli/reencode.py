@@ -53,6 +53,9 @@ def reencode(name: str, target: str, dry_run: bool, as_json: bool) -> None:
 
 def recipe_words(recipe: Recipe) -> str:
     """What was made of what, and how far it is from it."""
+    if recipe.kind == "compiled":
+        near = recipe.checked.get("perplexity")
+        return f"{recipe.source_id} as {recipe.target}" + (f"; perplexity {near}" if near else "; not tried")
     changed = ", ".join(f"{old} as {new}" for old, new in recipe.changed.items()) or "its types as they were"
     if recipe.target == "openvino":
         changed += ", for OpenVINO"

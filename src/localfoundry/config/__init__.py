@@ -244,6 +244,13 @@ class Settings:
         "seconds; or `never`.",
         live="load",
     )
+    compile_python: Path | None = option(
+        None,
+        "compilePython",
+        "FOUNDRY_COMPILE_PYTHON",
+        _optional_path,
+        "Python that has the packages of `localfoundry[compile]`, for who keeps them apart; this one when not set.",
+    )
     catalog_file: Path | None = option(
         None,
         "catalogFile",

@@ -18,8 +18,13 @@ _QUANTIZATION = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q|TQ)[1-8](?:_[A-Z0-9]+)*|BF16|FP16|F16|F32|MXFP4)(?![A-Za-z0-9])", re.IGNORECASE
 )
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
+_BESIDE_WEIGHTS = {
+    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
+    "spiece.model", "chat_template.json", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
+}  # fmt: skip
 _DESCRIPTIONS = {"config.json", "tokenizer_config.json", "chat_template.jinja"}
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,17 @@ def safetensors(names: Iterable[str], path: str | None = None) -> Choice | None:
     weights = [n for n in inside if n.lower().endswith(".safetensors") and path in (None, n)]
     described = [n for n in inside if PurePosixPath(n).name in _DESCRIPTIONS]
     return Choice((*weights, *described), "" if base == "." else base, "safetensors") if weights else None
+
+
+def checkpoint_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Of a repository's own folder what a compiler reads: weights as safetensors, configuration, tokenizer.
+
+    Weights that are there twice, once for the authors' own tools (`consolidated.safetensors`), count once.
+    """
+    everything = sorted(names)
+    weights = [n for n in everything if n.endswith(".safetensors") and "/" not in n]
+    plain = [n for n in weights if n.startswith("model")] or weights
+    return (*plain, *(n for n in everything if n in _BESIDE_WEIGHTS))
 
 
 def quantization_of(name: str) -> str | None:
@@ -143,7 +159,7 @@ def _onnx(repo: str, names: list[str]) -> Choice | None:
     if not folders:
         return None
     chosen = min(folders, key=lambda f: ("cpu" not in f.lower(), "int4" not in f.lower(), len(f), f))
-    paths = tuple(n for n in names if n.startswith(chosen) and not n.lower().endswith(_PICKLES))
+    paths = tuple(n for n in names if n.startswith(chosen) and not n.lower().endswith(PICKLES))
     notes = (f"chosen: {chosen or '.'}; also there: {', '.join(f for f in folders if f != chosen)}",)
     return Choice(paths, chosen.rstrip("/"), "onnx", None, notes if len(folders) > 1 else ())
 
@@ -154,7 +170,7 @@ def _nothing(repo: str, names: list[str]) -> Choice:
             f"{repo} holds safetensors, which no engine here runs",
             hint=f"foundry model download hf-quantized:{repo} takes a GGUF made from it",
         )
-    if any(n.lower().endswith(_PICKLES) for n in names):
+    if any(n.lower().endswith(PICKLES) for n in names):
         raise NotAModel(
             f"{repo} holds only pickle files, which run code when they are loaded",
             hint=f"foundry model download hf-quantized:{repo} takes a GGUF made from it",

@@ -6,6 +6,7 @@ meanwhile. Which files make a model is `choose.py`; talking to the hub is `hub.p
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -17,7 +18,7 @@ import msgspec
 from localfoundry.config import Settings
 from localfoundry.errors import NotRunnable, SourceRefused
 from localfoundry.sources import hub
-from localfoundry.sources.choose import Choice, choose, model_stem, safetensors
+from localfoundry.sources.choose import Choice, checkpoint_files, choose, model_stem, safetensors
 from localfoundry.sources.names import as_variant_name, relative_name
 from localfoundry.sources.plan import PlannedFile, PullPlan
 from localfoundry.sources.reference import HubReference, QuantizedReference
@@ -25,6 +26,7 @@ from localfoundry.sources.reference import HubReference, QuantizedReference
 if TYPE_CHECKING:
     import httpx2
 
+MAX_CONFIG_BYTES = 2**20
 _EMBEDDINGS = {"feature-extraction", "sentence-similarity"}
 
 
@@ -64,13 +66,44 @@ async def plan(reference: HubReference, settings: Settings, *, to_run: bool = Tr
 
     Not `to_run`: also for safetensors, which can be looked at.
     """
+    repository, headers = await _look(reference, settings)
+    return _planned(repository, _choose(repository, reference, to_run), headers)
+
+
+async def plan_checkpoint(reference: HubReference, settings: Settings) -> tuple[PullPlan, bytes, tuple[str, ...]]:
+    """What a compiler reads of a repository, its `config.json`, and the names of all its files. Raises as `plan` does.
+
+    The configuration is fetched now, since it tells whether anything else is worth fetching; empty: there is none.
+    """
+    repository, headers = await _look(reference, settings)
+    names = tuple(s.rfilename for s in repository.siblings)
+    files = checkpoint_files(names)
+    made = _planned(repository, Choice(files or names[:1], "", "safetensors"), headers)
+    return made, await _config(made), names
+
+
+async def _config(made: PullPlan) -> bytes:
+    from localfoundry.sources.network import open_client
+    from localfoundry.sources.remote import STALL_S, RemoteFile
+
+    file = next((file for file in made.files if file.name == "config.json"), None)
+    if file is None:
+        return b""
+    async with open_client(stall_s=STALL_S) as client:
+        return await asyncio.to_thread(RemoteFile(client, file, made.source).read_all, MAX_CONFIG_BYTES)
+
+
+async def _look(reference: HubReference, settings: Settings) -> tuple[_Repository, Mapping[str, str]]:
     headers = hub.authorization()
     revision = f"/revision/{quote(reference.revision, safe='')}" if reference.revision else ""
     body = await _get(f"/api/models/{reference.repo}{revision}", {"blobs": "true"}, headers, settings, reference)
     repository = hub.decode(body, _Repository)
     if repository.gated and not headers:
         raise _gated(repository.id)
-    chosen = _choose(repository, reference, to_run)
+    return repository, headers
+
+
+def _planned(repository: _Repository, chosen: Choice, headers: Mapping[str, str]) -> PullPlan:
     siblings = {s.rfilename: s for s in repository.siblings}
     files = tuple(_file(repository, siblings[path], chosen, headers) for path in chosen.paths)
     repo_name = repository.id.split("/")[-1]

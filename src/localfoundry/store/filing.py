@@ -63,10 +63,11 @@ def appear(store: Store, staged: Path, manifest: Manifest) -> Manifest:
 
 
 @contextlib.contextmanager
-def working(store: Store, key: str, what: str, progress: Progress) -> Iterator[Path]:
+def working(store: Store, key: str, what: str, progress: Progress, *, keep: bool = False) -> Iterator[Path]:
     """A folder of our own below tmp/, under its lock; empty at the end. Waits for another process at the same work.
 
-    Raises DiskError after an hour. While it is held, `cache clean` leaves all blobs alone.
+    Raises DiskError after an hour. While it is held, `cache clean` leaves all blobs alone. `keep`: where the work ends
+    with an exception, what it left stays for the next attempt, until `cache clean`.
     """
     store.prepare()
     work, lock = store.tmp / key, store.tmp / f"{key}.lock"
@@ -81,13 +82,16 @@ def working(store: Store, key: str, what: str, progress: Progress) -> Iterator[P
             if time.monotonic() > deadline:
                 raise DiskError(f"another process has held {lock} for {_WAIT_S:.0f} s", hint="end it and try again")
             time.sleep(_POLL_S)
+    done = False
     try:
         with disk.writing(work):
             work.mkdir(exist_ok=True)
             yield work
+        done = True
     finally:
-        with contextlib.suppress(OSError):
-            disk.remove_tree(work)
+        if done or not keep:
+            with contextlib.suppress(OSError):
+                disk.remove_tree(work)
         disk.remove_lock(lock)
         guard.release()
 

@@ -67,6 +67,7 @@ class Recipe(msgspec.Struct, frozen=True, omit_defaults=True):
     tools: dict[str, str] = {}  # the versions of others that took part
     inputs: dict[str, str] = {}  # SHA-256 of each file that it was made of, beside the main one
     commit: str | None = None  # of the source's repository
+    checked: dict[str, str] = {}  # what trying it before it appeared showed; the report beside its log has it in full
 
     @property
     def stands_in(self) -> bool:
