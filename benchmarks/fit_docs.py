@@ -56,6 +56,29 @@ weights, cache, from the page cache. `foundry model info MODEL --explain` shows 
 (`foundry bench`) corrects the next estimate, which then says `measured here`; without a probe of the memory there is no
 figure. How far off that was is [below](#speed-measured).
 
+### In another engine than llama.cpp
+
+All of the above is llama.cpp's. `foundry model info MODEL` asks which engine would really run the version that is here
+([engines](engines.md)) and tells that one's figures under its name: memory by the engine's own estimate, which is also
+what a load asks for, corrected by what loads of the file took; decode by the latest bench of this file in this engine
+on this kind of machine; else predicted from what was measured of one model, SmolLM2-135M, on one machine:
+
+| | decode | prefill | load | memory |
+|---|---|---|---|---|
+| `openvino` | all weights at 0.45 of the probed bandwidth, and llama.cpp's steps for each layer | 242 G operations a second and core | 0.9 s, and 150 MB a second | `engines/openvino_fit.py` |
+| `onnx` | all weights at 0.65 of it, and the same steps | 86 G | 0.7 s, and 800 MB a second | `engines/onnx.py` |
+
+Rates have an interval of a factor of 2.5 either way on that kind of machine and of 3.5 elsewhere, loads of 3, memory of
+20 % (35 % where the size of the file is assumed). How long a load takes that first makes the engine's file is `unknown`. A
+folder of ONNX Runtime GenAI does
+not tell its feed-forward network; its parameters are then taken to be those of a usual layer. No other model, and no
+other machine, was ever compared with these rates.
+
+`model list --fits` and `recommend` do the same: ONNX and OpenVINO folders get the figures of their engine, and so do GGUF
+files that are here and that a setting (`engine`, `profile`, of the model or of all) gives to another engine. GGUF files
+that are not here yet count as llama.cpp's, as which tensors they hold only shows in the file. What llama.cpp's loads and
+benches taught corrects llama.cpp's figures alone.
+
 ## Memory, measured
 
 """

@@ -259,3 +259,20 @@ def test_more_memory_never_turns_a_fit_into_less(
         assert after.fit in ("fits", "not now", "unknown")
     if before.largest_context is not None:
         assert after.largest_context is not None and after.largest_context >= before.largest_context
+
+
+def test_an_onnx_folder_has_figures_of_its_own_engine(tmp_path: Path) -> None:
+    """It had llama.cpp's rates, which say nothing of another engine's kernels; nor does what was learned of them."""
+    model, gguf = sized("qwen2.5-0.5b", 500 * 10**6, "Q8_0")
+    folder = msgspec.structs.replace(gguf, format="onnx", quantization=None)
+    notes = Calibration(tmp_path / "calibration.json")
+    notes.add(*(Note("decode", "llama.cpp", measured_as(), kind, "", 3.0) for kind in ("Q8_0", "Q4_K", "onnx")))
+    glances = Glances(ROOMY, calibration=notes)
+    one, other = in_full(glances, model, folder), in_full(glances, model, gguf)
+    assert one.decode is not None and other.decode is not None and one.prefill is not None
+    assert one.decode == prospect(model, folder, ROOMY).decode, "no note of llama.cpp corrects it"
+    assert one.decode.high / one.decode.low > other.decode.high / other.decode.low
+    assert one.decode.value != other.decode.value and one.decode.source == "predicted"
+    assert one.memory is not None and one.memory.value > 500 * 10**6 and one.fit == "fits"
+    assert one.load_s is not None and one.load_s != other.load_s
+    assert glances.engine(folder) == "onnx" and glances.engine(gguf) == "llama.cpp"

@@ -72,6 +72,22 @@ def test_items_that_were_not_answered_are_asked_and_the_others_are_not(
     assert len(after) == 4 and before.items() <= after.items()
 
 
+def test_versions_of_a_model_are_compared_by_their_numbers(foundry: Foundry, fake_model: Callable[..., str]) -> None:
+    fake_model("one", tokens_per_second=400)
+    fake_model("one", tokens_per_second=60)
+    document = foundry.ok("compare", "one@v1", "one:2", *QUICK, "--json").json
+    rows = {row["label"]: row["model_id"] for row in document["candidates"]}
+    assert rows == {"one@v1": "one:1", "one:2": "one:2"}
+    assert len({row["file_sha256"] for row in document["candidates"]}) == 2
+    assert document["recommendations"][0]["development"]["label"] == "one@v1"
+    gone = foundry("compare", "one@v1", "one@v7", *QUICK)
+    assert (
+        gone.code != 0 and "one has no version 7 on this disk" in gone.err and "foundry model versions one" in gone.err
+    )
+    twice = foundry("compare", "one@v2", "one:2", *QUICK)
+    assert twice.code == 2 and "are the same candidate" in twice.err
+
+
 def test_one_model_is_compared_with_itself_in_other_settings(foundry: Foundry, fake_model: Callable[..., str]) -> None:
     """Each setting is loaded in a service of its own, which is gone when the comparison ends."""
     fake_model("one", tokens_per_second=400)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from compare.recorded import MACHINE, failing, keep_bench, keep_fidelity, keep_items, keep_votes, outcome
 from localfoundry.bench.plan import Plan
-from localfoundry.compare import tables, text, verdict
+from localfoundry.compare import quants, tables, text, verdict
 from localfoundry.compare.evidence import gather, short
 from localfoundry.errors import InvalidRequest
 from localfoundry.quality.fidelity import Estimate
@@ -210,3 +211,31 @@ def test_a_label_that_another_engine_ran_is_not_mixed(results: Results) -> None:
     evidence = gather(results, [bench, items])
     assert {result.model for result in evidence.items} == {"b"}
     assert "a was run by openvino in run" in evidence.notes[0] and "by llama.cpp elsewhere" in evidence.notes[0]
+
+
+def test_quantizations_stand_side_by_side_with_the_ones_that_fall_named(results: Results) -> None:
+    labels = {"tiny-1b-q8_0": ("Q8_0", 2.0), "tiny-1b-q4_0": ("Q4_0", 1.0)}
+    bench = keep_bench(results, PLAN, [outcome(label, latency_s, PLAN) for label, (_, latency_s) in labels.items()])
+    for row in results.candidates(bench.id):
+        results.set_candidate(msgspec.structs.replace(row, quantization=labels[row.label][0]))
+    far = keep_fidelity(
+        results, {"tiny-1b-q8_0": Estimate(1.004, 0.99, 1.02), "tiny-1b-q4_0": Estimate(1.2, 1.15, 1.26)}
+    )
+    items = keep_items(results, {label: [True] * 3 + [False] for label in labels})
+    evidence = gather(results, [bench, far, items])
+    evidence.sizes = {"tiny-1b-q8_0": 144_000_000}
+    table = tables.side_by_side(evidence)
+    assert [row[0] for row in table.rows] == ["Q8_0", "Q4_0"], "from the most bits to the fewest"
+    first = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (first["File"], first["Memory"], first["Solved"]) == ("144.0 MB", "200.0 MB", "3 of 4")
+    assert first["Perplexity"] == "+0.4% (-1.0% to +2.0%)"
+    assert quants.sentences(evidence) == [
+        "tiny-1b: shown to be worse in perplexity by more than 1 %: Q4_0 +20.0% (+15.0% to +26.0%); of Q8_0 that is "
+        "not shown."
+    ]
+
+
+def test_models_that_are_not_of_one_family_are_no_quantizations_of_each_other(results: Results) -> None:
+    bench = keep_bench(results, PLAN, [outcome("a", 2.0, PLAN), outcome("b", 1.0, PLAN)])
+    evidence = gather(results, [bench])
+    assert not tables.side_by_side(evidence).rows and not quants.sentences(evidence)

@@ -7,6 +7,7 @@ not known stays unknown. Where the size of the file is an assumption, a fit is o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple, Protocol
 
@@ -15,7 +16,9 @@ import msgspec
 from localfoundry import fit
 from localfoundry.advice.machine import Means
 from localfoundry.catalog.model import Model, Variant
-from localfoundry.engines import llama_fit, runnable_formats
+from localfoundry.engines import llama_fit, other_fit, runnable_formats
+from localfoundry.engines.llama_cpp import LlamaCpp
+from localfoundry.engines.other_fit import Facts, OtherEstimate
 from localfoundry.fit.calibration import Calibration, Quantity, Subject
 from localfoundry.fit.decoder import Decoders
 from localfoundry.fit.interval import Interval
@@ -62,11 +65,23 @@ class Case(NamedTuple):
     subject: Subject
 
 
+class InAnother(NamedTuple):
+    """A variant that is here in another engine than llama.cpp: its name, and facts of the file that it would get."""
+
+    engine: str
+    facts: Facts
+
+
 class Glances:
     """Of one machine, with one wish for the context; None leaves it to each model, as a load does."""
 
-    def __init__(self, machine: Means, context: int | None = None, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self, machine: Means, context: int | None = None, calibration: Calibration | None = None,
+        others: Mapping[str, InAnother] | None = None,
+    ) -> None:  # fmt: skip
+        """`calibration` is llama.cpp's; `others`: by id the variants here that another engine would run."""
         self.machine = machine
+        self._others = others or {}
         self._context = context
         known = calibration is not None and not calibration.empty
         self._calibration = calibration if known and machine.measured_as is not None else None
@@ -94,7 +109,7 @@ class Glances:
         load, needed = self._loaded(estimate, model, trained)
         decode = None if self.machine.processor is None or load.embeddings else estimate.decode(load)
         if self._calibration is not None:
-            subject = self._subject(estimate, variant)
+            subject = self._subject(estimate, variant)  # of another engine: one of which nothing is known
             needed = self.corrected("memory", needed, subject)
             decode = decode and self.corrected("decode", decode, subject)
         fits, why = _fit(needed, estimate.sized, self.machine)
@@ -123,12 +138,33 @@ class Glances:
         found = self._calibration.corrected(quantity, predicted, subject)
         return found if quantity != "memory" or found.source == "measured here" else predicted
 
+    def engine(self, variant: Variant) -> str | None:
+        """The name of what would run it, as far as its format or `others` tell."""
+        known = self._others.get(variant.id) if self._others else None
+        if known is not None:
+            return known.engine
+        if variant.format in other_fit.KNOWN:
+            return variant.format
+        return LlamaCpp.name if variant.format in LlamaCpp.formats else None
+
     def _estimate(self, model: Model, variant: Variant, shape: ModelShape | None) -> Estimate | None:
+        known = self._others.get(variant.id) if self._others else None
+        if known is not None:
+            return OtherEstimate(known.engine, known.facts, self.machine.processor)
+        if variant.format in other_fit.KNOWN:
+            return self._of_catalog(model, variant)
         if shape is not None:
             return _Exact(shape, self.machine.processor)
         if model.architecture is None:
             return None
         return self._decoders.file(model.architecture, variant.size_bytes, variant.quantization)
+
+    def _of_catalog(self, model: Model, variant: Variant) -> OtherEstimate | None:
+        """Of a folder that is not here, in the engine of its format."""
+        if model.architecture is None:
+            return None
+        facts = other_fit.of_architecture(model.architecture, variant.size_bytes, variant.quantization)
+        return OtherEstimate(variant.format, facts, self.machine.processor)
 
     def _loaded(self, estimate: Estimate, model: Model, trained: int | None) -> tuple[fit.Load, Interval]:
         """With the context asked for, else the usual one or what memory leaves; and the bytes of that load."""
@@ -141,6 +177,8 @@ class Glances:
         return load, memory
 
     def _subject(self, estimate: Estimate, variant: Variant) -> Subject:
+        if isinstance(estimate, OtherEstimate):
+            return Subject(estimate.kernel, "", estimate.kernel, "")
         return Subject("", self.machine.measured_as or "", estimate.kernel, variant.sha256 or "")
 
     def _usual(self, trained: int | None) -> int:

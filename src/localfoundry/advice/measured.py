@@ -6,6 +6,8 @@ depend on the machine. A speed of another kind of machine says nothing here, and
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from localfoundry.advice.quality import Evidence
 from localfoundry.catalog.model import Variant
 from localfoundry.fit.interval import Interval
@@ -37,20 +39,32 @@ class Measured:
             for a in found
         ]  # fmt: skip
 
-    def decode(self, variant: Variant, machine: str) -> Interval | None:
-        """Tokens/s on this kind of machine, median with its 95 % interval: of the latest run, here before others."""
+    def decode(self, variant: Variant, machine: str, engine: str | None = None) -> Interval | None:
+        """As `decode_of`."""
         if not self._has(variant):
             return None
-        speeds = self._known.of(file_sha256=variant.sha256, model_id=variant.id).speeds
-        found = [(s.source == "measured here", s.started_at, s.run, rate, s.source)
-                 for s in speeds if (rate := _rate(s, machine)) is not None]  # fmt: skip
-        if not found:
-            return None
-        *_, (value, low, high), source = max(found)
-        return Interval(value, low, high, source)
+        return decode_of(self._known.of(file_sha256=variant.sha256, model_id=variant.id).speeds, machine, engine)
 
     def _has(self, variant: Variant) -> bool:
         return variant.sha256 in self._hashes or variant.id in self._ids
+
+
+def decode_of(speeds: Iterable[Speed], machine: str, engine: str | None) -> Interval | None:
+    """Tokens/s on this kind of machine, median with its 95 % interval: of the latest run, here before others.
+
+    `engine`: only what was measured in this one, whatever its build, or in one that was not told; None: in any.
+    """
+    found = [(s.source == "measured here", s.started_at, s.run, rate, s.source)
+             for s in speeds
+             if _is_by(s.engine, engine) and (rate := _rate(s, machine)) is not None]  # fmt: skip
+    if not found:
+        return None
+    *_, (value, low, high), source = max(found)
+    return Interval(value, low, high, source)
+
+
+def _is_by(told: str | None, engine: str | None) -> bool:
+    return engine is None or told is None or told.partition(" ")[0] == engine
 
 
 def _rate(speed: Speed, machine: str) -> tuple[float, float, float] | None:

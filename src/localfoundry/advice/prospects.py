@@ -14,6 +14,7 @@ from localfoundry import fit
 from localfoundry.advice.glance import Case, Fit, Glances, shape_of
 from localfoundry.advice.machine import Means
 from localfoundry.catalog.model import Model, Variant
+from localfoundry.engines.other_fit import OtherEstimate
 from localfoundry.fit.calibration import Calibration
 from localfoundry.fit.interval import Interval
 from localfoundry.formats.shape import ModelShape
@@ -135,6 +136,8 @@ class _Outlined(Prospect):
         return found and Interval(prompt / found.value, prompt / found.high, prompt / found.low, found.source)
 
     def _load_time(self, case: Case) -> Interval | None:
+        if isinstance(case.estimate, OtherEstimate):
+            return case.estimate.load_s()
         shape, processor = self._shape or shape_of(self._model, self._variant), self._glances.machine.processor
         if shape is None or processor is None:
             return None

@@ -46,6 +46,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="With --fidelity: only each N-th position of the text.",
 )
 @click.option("--reference", metavar="FILE", help="What --fidelity compares with; that of each model when left out.")
+@click.option(
+    "--quants",
+    metavar="TYPES",
+    help="Compare one MODEL in these quantizations, such as Q8_0,Q4_K_M: what is "
+    "missing is made first. Implies --eval and --fidelity.",
+)
+@click.option("--yes", is_flag=True, help="With --quants: make what is missing without asking.")
 @click.option("--timeout", default="300s", show_default=True, help="Give up on an answer after so long.")
 @click.option(
     "--from",
@@ -81,6 +88,8 @@ def compare(models: tuple[str, ...], sources: tuple[str, ...], as_json: bool, **
                 raise InvalidRequest("either models are measured or runs are read, with --from", param="from")
             compared = Compared([results.run(name) for name in sources])
         else:
+            if options["quants"]:
+                models = _quantized(given, models, options, quiet=as_json)
             compared = compare_runs.measured(given, results, models, options, quiet=as_json)
         with context.uncollected():
             evidence, judged = _evidence(given, results, compared)
@@ -89,6 +98,15 @@ def compare(models: tuple[str, ...], sources: tuple[str, ...], as_json: bool, **
         return 130
     measured = any(f.measured for panel in evidence.panels for f in panel.figures)
     return 0 if measured or evidence.items or evidence.fidelity else 1
+
+
+def _quantized(given: Settings, models: tuple[str, ...], options: dict[str, Any], *, quiet: bool) -> tuple[str, ...]:
+    """The quantizations of a model as candidates, made where they are missing; `options` then ask for all of it."""
+    from localfoundry.cli import compare_quants
+
+    model = compare_quants.named(models, options["endpoints"])
+    options |= {"with_items": True, "fidelity": True}
+    return tuple(compare_quants.versions(given, model, options["quants"], yes=options["yes"], quiet=quiet))
 
 
 def _check_files(options: dict[str, Any]) -> None:
@@ -116,6 +134,10 @@ def _evidence(given: Settings, results: Results, compared: Compared) -> tuple[Ev
         known = None if label in found.fidelity else kept(results, row)
         if known is not None:
             found.fidelity[label] = known
+    for label, row in found.rows.items():
+        manifest = context.cached(given, row.model_id or row.model)
+        if manifest is not None and row.endpoint_host is None:
+            found.sizes[label] = manifest.size_bytes
     shared = team_file.of_home(given.home).runs
     if shared:
         team = Known(others=tuple(outliers.counted(shared)))

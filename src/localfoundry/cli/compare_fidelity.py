@@ -6,7 +6,7 @@ import asyncio
 
 from localfoundry.bench.candidates import Candidate
 from localfoundry.bench.record import candidate_row
-from localfoundry.cli import context, fidelity_runs, output
+from localfoundry.cli import fidelity_runs, output
 from localfoundry.cli.compare_measure import Work
 from localfoundry.cli.compare_services import Services
 from localfoundry.cli.eval_fidelity import told
@@ -39,7 +39,7 @@ class Fidelities:
             against = self._reference(candidate)
             if against is None:
                 continue
-            kept = self._kept(rows[candidate.label], candidate, against)
+            kept = fidelity_runs.kept(self._results, rows[candidate.label], against, self._every)
             if kept is not None:
                 self.found[candidate.label] = kept
         return not self._left()
@@ -70,7 +70,7 @@ class Fidelities:
                 await services.ready(candidate, alone=True)
             run = fidelity_runs.new_run(against, self._every)
             row = services.described(candidate_row(run.id, candidate), candidate, self._work.given)
-            kept = None if self._again else self._kept(row, candidate, against)
+            kept = None if self._again else fidelity_runs.kept(self._results, row, against, self._every)
             self.found[candidate.label] = kept or await self._measured(services, candidate, run, row, against)
         except FoundryError as exc:
             self._gone(candidate, exc)
@@ -78,7 +78,6 @@ class Fidelities:
     async def _measured(
         self, services: Services, candidate: Candidate, run: Run, row: CandidateRow, against: Reference
     ) -> Faithful:
-        row = fidelity_runs.with_version(self._work.given, row, context.cached(self._work.given, candidate.model))
         async with services.client(candidate) as client:
             one = await probe.measure(client, row.model_id or candidate.model, against, self._every,
                                       told(candidate.label))  # fmt: skip
@@ -102,7 +101,3 @@ class Fidelities:
     def _gone(self, candidate: Candidate, why: FoundryError) -> None:
         self._without.add(candidate.label)
         output.note(f"no fidelity of {candidate.label}: {why.message}")
-
-    def _kept(self, row: CandidateRow, candidate: Candidate, against: Reference) -> Faithful | None:
-        row = fidelity_runs.with_version(self._work.given, row, context.cached(self._work.given, candidate.model))
-        return fidelity_runs.kept(self._results, row, against, self._every)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -36,7 +35,6 @@ from localfoundry.results import place
 from localfoundry.results.db import Results, now
 from localfoundry.results.outliers import machine_class
 from localfoundry.results.rows import CandidateRow, Kind, Run, new_id
-from localfoundry.service import choosing
 
 if TYPE_CHECKING:
     from localfoundry.quality.suite import Suite
@@ -108,14 +106,11 @@ def _same_run(given: Settings, candidate: Candidate, row: CandidateRow | None) -
     manifest = context.cached(given, candidate.model)
     if manifest is None or row is None:
         return False
-    engine, threads = candidate.settings.get("engine"), candidate.settings.get("threads")
-    wish = choosing.wish_of(manifest, given, engine=str(engine) if engine else None)
-    if threads:
-        wish = replace(wish, arguments=("--threads", str(threads)))
-    found = engine_choice.first(given, manifest, wish)
-    if found is None or found.to_make:
+    found = engine_choice.first(given, manifest, candidate.settings)
+    if found is None or found.to_make or not engine_choice.is_by(found.engine.name, row.engine):
         return False
-    return engine_choice.is_by(found.engine.name, row.engine) and found.runs.files[0].sha256 == row.file_sha256
+    same = row.engine_version in (None, engine_choice.version_words(given, found))
+    return same and found.runs.files[0].sha256 == row.file_sha256
 
 
 async def speeds(work: Work, results: Results, services: Services) -> tuple[Run, bool]:

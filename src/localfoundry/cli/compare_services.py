@@ -16,7 +16,7 @@ import msgspec
 
 from localfoundry.bench.candidates import Candidate
 from localfoundry.chat.target import Target
-from localfoundry.cli import context
+from localfoundry.cli import context, engine_choice
 from localfoundry.cli.bench_local import Loaded, OwnService
 from localfoundry.cli.bench_run import service_with
 from localfoundry.client import ServiceClient
@@ -85,8 +85,11 @@ class Services:
         if account is None:
             return row
         manifest = context.cached(given, candidate.model)
+        found = engine_choice.first(given, manifest, candidate.settings) if manifest else None
+        known_version = found is not None and engine_choice.is_by(found.engine.name, account["engine"])
         return msgspec.structs.replace(
-            row, engine=account["engine"], quantization=account["quantization"], file_sha256=account["sha256"],
+            row, engine_version=engine_choice.version_words(given, found) if found and known_version else None,
+            engine=account["engine"], quantization=account["quantization"], file_sha256=account["sha256"],
             model_id=account["id"], context=account["context"], format=manifest.format if manifest else None,
             threads=_threads(candidate),
         )  # fmt: skip

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
 from localfoundry.engines.base import Engine
-from localfoundry.engines.choice import Candidate, Wish
+from localfoundry.engines.choice import Candidate
 from localfoundry.errors import FoundryError
 from localfoundry.service import choosing, tuned
 from localfoundry.store.manifest import Manifest
@@ -30,24 +32,41 @@ def describe(given: Settings, manifest: Manifest | None) -> dict[str, Any] | Non
 
 
 class Running(NamedTuple):
-    """The engine that a load would take first, and the version whose bytes it would get; `to_make`: a re-encoding of
-    that type has to be made first, and the version is the one it is made of."""
+    """The engine that a load would take first, the version whose bytes it would get, and its arguments; `to_make`: a
+    re-encoding of that type has to be made first, and the version is the one it is made of."""
 
     engine: Engine
     runs: Manifest
     to_make: str | None
+    arguments: tuple[str, ...] = ()
 
 
-def first(given: Settings, manifest: Manifest, wish: Wish | None = None) -> Running | None:
-    """What would run a cached version, as far as that shows without loading; None: nothing here."""
+def first(
+    given: Settings, manifest: Manifest, settings: Mapping[str, int | str] = MappingProxyType({})
+) -> Running | None:
+    """What would run a cached version, as far as that shows without loading; None: nothing here.
+
+    `settings`: of a candidate of a comparison (`engine`, `threads`); they are loaded without what was tuned.
+    """
     store = context.store(given)
+    wish = choosing.wish_of(manifest, given, engine=str(settings["engine"]) if "engine" in settings else None)
+    if "threads" in settings:
+        count = str(settings["threads"])
+        wish = replace(wish, arguments=("--threads", count, "--threads-batch", count))
+    profile = None if settings else tuned.find(store, manifest, given.home, wish)
     try:
-        choice = choosing.choose(store, manifest, given, wish or choosing.wish_of(manifest, given))
+        chosen = profile.candidate if profile else None
+        arguments = profile.profile.arguments if profile and chosen else wish.arguments
+        chosen = chosen or choosing.choose(store, manifest, given, wish).candidates[0]
     except FoundryError:
         return None
-    chosen = choice.candidates[0]
     runs = store.find(chosen.runs) if chosen.runs else None
-    return Running(chosen.engine, runs or manifest, chosen.reencode_to)
+    return Running(chosen.engine, runs or manifest, chosen.reencode_to, arguments)
+
+
+def version_words(given: Settings, found: Running) -> str:
+    """The engine's version and the arguments that it gets: what besides the bytes decides what comes out."""
+    return " ".join([found.engine.version(given), *found.arguments])
 
 
 def is_by(engine: str | None, told: str | None) -> bool:

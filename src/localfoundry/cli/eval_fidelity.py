@@ -68,11 +68,12 @@ async def _all(
     async with ServiceClient(state) as client:
         for one, against in chosen:
             row = CandidateRow(run.id, one.label, one.model)
-            wish = {"model": one.model, "engine": one.settings.get("engine", engine)}
+            settings = one.settings or ({"engine": engine} if engine else {})
+            wish = {"model": one.model, "engine": settings.get("engine")}
             try:
                 account: dict[str, Any] = await client.post("/foundry/load", wish)
                 manifest = context.cached(given, one.model)
-                row = fidelity_runs.with_version(given, as_loaded(given, row, account), manifest)
+                row = fidelity_runs.with_version(given, as_loaded(given, row, account), manifest, settings)
                 found.append((row, await probe.measure(client, account["id"], against, every, told(one.label))))
             except FoundryError as exc:
                 found.append((row, exc))

@@ -6,15 +6,14 @@ for exact bytes, an engine with its version, and the arguments that a person gav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from localfoundry.cli import context
+from localfoundry.cli import context, engine_choice
 from localfoundry.compare.faithful import SUITE, Faithful, read
-from localfoundry.engines import engines
 from localfoundry.errors import BadReference
 from localfoundry.quality import own_reference, probe, reference
 from localfoundry.results import place
@@ -83,14 +82,14 @@ def _named(against: Reference) -> dict[str, object]:
     return {"reference": list(against.packed.source_sha256), "of": against.positions}
 
 
-def with_version(given: Settings, row: CandidateRow, manifest: Manifest | None) -> CandidateRow:
+def with_version(
+    given: Settings, row: CandidateRow, manifest: Manifest | None, settings: Mapping[str, int | str]
+) -> CandidateRow:
     """A loaded candidate's row with what its fidelity depends on besides: the engine's version, and its arguments."""
-    name = (row.engine or "").partition(" ")[0]
-    version = next((engine.version(given) for engine in engines() if engine.name == name), None)
-    arguments: tuple[str, ...] = ()
-    if manifest is not None:
-        arguments = given.defaults_for((manifest.alias, manifest.name, manifest.id)).engine_arguments
-    return msgspec.structs.replace(row, engine_version=" ".join([version or "unknown", *arguments]))
+    found = engine_choice.first(given, manifest, settings) if manifest is not None else None
+    if found is None or not engine_choice.is_by(found.engine.name, row.engine):
+        return row
+    return msgspec.structs.replace(row, engine_version=engine_choice.version_words(given, found))
 
 
 def keep(results: Results, run: Run, found: Sequence[tuple[CandidateRow, Fidelity | None]]) -> None:
@@ -108,7 +107,7 @@ def kept(
     """The figure of this file in this engine with the most positions, the latest of them; None: there is none.
 
     `against`, `every`: only of that reference, and not of fewer positions than each `every`th; None: any. Where `row`
-    does not tell the engine's version, a figure of any counts.
+    does not tell the engine's version (an older run), a figure of any counts.
     """
     if row.file_sha256 is None or row.engine is None:
         return None

@@ -106,8 +106,9 @@ def show(estimate: dict[str, Any] | None) -> None:
         output.data("Memory:        unknown (needs the model's shape)")
         return
     start = "predicted" if estimate["exactShape"] else "predicted from the catalog's facts, not from the file"
+    where = f" in {estimate['engine']}" if "engine" in estimate else ""
     output.data(
-        f"Memory ({start}, {estimate['parallel']} requests at once, {format_bytes(estimate['roomBytes'])} free):"
+        f"Memory{where} ({start}, {estimate['parallel']} requests at once, {format_bytes(estimate['roomBytes'])} free):"
     )
     cells = [
         [str(row["context"]), format_bytes(row["weightsBytes"]), format_bytes(row["kvCacheBytes"]),

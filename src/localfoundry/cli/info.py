@@ -8,7 +8,7 @@ import msgspec
 
 from localfoundry import engines
 from localfoundry.catalog.model import Model
-from localfoundry.cli import context, engine_choice, fit, output, speed
+from localfoundry.cli import context, engine_choice, engine_fit, fit, output, speed
 from localfoundry.config import Settings, model_defaults
 from localfoundry.formats.template import TemplateCheck
 from localfoundry.store.adopted import Adoption, state_of
@@ -28,7 +28,7 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
     newest = manifest or (versions[-1] if versions else None)
     shape = (newest.architecture if newest else None) or (model.architecture if model else None)
     template, check = _template(given, newest)
-    memory = fit.describe(given, newest, model)
+    memory, rates = _figures(given, newest, model)
     return {
         "alias": alias,
         "names": list(model.names) if model else [],
@@ -46,9 +46,22 @@ def describe(given: Settings, name: str) -> dict[str, Any]:
         "tuned": engine_choice.tuned_words(given, newest),
         "engines": engine_choice.describe(given, newest),
         "memory": memory,
-        "speed": speed.describe(given, fit.shape_of(given, newest, model), memory, newest),
+        "speed": rates,
         "chosen": _chosen(given, alias, newest),
     }
+
+
+def _figures(given: Settings, manifest: Manifest | None, model: Model | None) -> tuple[dict[str, Any] | None, Any]:
+    """Memory and speed in the engine that would really run it."""
+    other = engine_fit.running(given, manifest)
+    if other is not None and manifest is not None:
+        memory = engine_fit.describe_memory(given, manifest, other)
+        return memory, engine_fit.describe_speed(given, manifest, other)
+    known = engine_fit.of_catalog(given, model) if manifest is None and model is not None else None
+    if known is not None:
+        return known
+    memory = fit.describe(given, manifest, model)
+    return memory, speed.describe(given, fit.shape_of(given, manifest, model), memory, manifest)
 
 
 def _chosen(given: Settings, alias: str, manifest: Manifest | None) -> dict[str, Any]:

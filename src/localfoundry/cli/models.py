@@ -167,7 +167,8 @@ def _assessed(
 ) -> tuple[list[Row], Outlook]:
     from localfoundry.cli import prospects
 
-    outlook = prospects.Outlook(given, tokens)
+    here = [row.manifest for row in found if row.manifest is not None]
+    outlook = prospects.Outlook(given, tokens, here)
     found = outlook.look(found, fitting=fitting)
     return (prospects.ordered(found, cast(prospects.Order, order)) if order else found), outlook
 

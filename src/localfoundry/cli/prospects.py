@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from localfoundry import instance
-from localfoundry.advice.glance import Fit, Glance, Glances
+from localfoundry.advice.glance import Fit, Glance, Glances, InAnother
 from localfoundry.advice.machine import Means, of_this
 from localfoundry.advice.prospects import in_full
 from localfoundry.cli import output
-from localfoundry.config import Settings
+from localfoundry.config import Settings, profiles
 from localfoundry.engines import llama_fit
+from localfoundry.engines.other_fit import KNOWN
+from localfoundry.errors import InvalidSetting
 from localfoundry.fit.calibration import Calibration
 from localfoundry.fit.interval import Interval
 from localfoundry.units import format_bytes
@@ -20,6 +22,7 @@ from localfoundry.units import format_bytes
 if TYPE_CHECKING:
     from localfoundry.cli.models import Row
     from localfoundry.formats.shape import ModelShape
+    from localfoundry.store.manifest import Manifest
 
 COLUMNS = ("Context", "Memory", "Fits", "Tokens/s")
 Order = Literal["speed", "size", "memory", "name"]
@@ -54,12 +57,38 @@ def _held(given: Settings) -> int:
     return sum(private_bytes(worker.pid) or 0 for worker in workers)
 
 
+def in_another(given: Settings, manifests: Iterable[Manifest]) -> dict[str, InAnother]:
+    """By id the versions here that another engine than llama.cpp would run.
+
+    Of a GGUF file that is only asked where a setting, or something tuned, speaks for another one: a list must not read
+    every header.
+    """
+    try:
+        tuned = any(profile.engine in KNOWN for profile in profiles.read(given.home))
+    except InvalidSetting:
+        tuned = False  # a damaged file of profiles holds none
+    asked = [m for m in manifests if m.format in KNOWN or (m.format == "gguf" and (tuned or _elsewhere(given, m)))]
+    if not asked:
+        return {}
+    from localfoundry.cli import engine_fit
+
+    return engine_fit.others(given, asked)
+
+
+def _elsewhere(given: Settings, manifest: Manifest) -> bool:
+    chosen = given.defaults_for((manifest.alias, manifest.name, manifest.id))
+    wanted = chosen.engine or given.engine
+    return wanted not in ("auto", "llama.cpp") or "throughput" in (chosen.profile, given.profile)
+
+
 class Outlook:
     """What is said of each row of a list, for one machine and one wish for the context."""
 
-    def __init__(self, given: Settings, context: int | None) -> None:
+    def __init__(self, given: Settings, context: int | None, here_now: Iterable[Manifest] = ()) -> None:
+        """`here_now`: the versions on this disk, of which some may be run by another engine than llama.cpp."""
         self._given = given
-        self._glances = Glances(here(given), context, Calibration(given.home / "calibration.json"))
+        known = Calibration(given.home / "calibration.json")
+        self._glances = Glances(here(given), context, known, in_another(given, here_now))
 
     def look(self, rows: Sequence[Row], *, fitting: bool) -> list[Row]:
         """The rows with their glance; `fitting`: only those that fit, and a note that counts the others."""

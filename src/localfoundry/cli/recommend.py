@@ -176,6 +176,7 @@ class _Look:
 
     def __init__(self, given: Settings, means: Means, entries: Sequence[_Entry], measured: Measured | None) -> None:
         """`measured` None: what was measured is of another machine."""
+        from localfoundry.cli.prospects import in_another
         from localfoundry.fit.calibration import Calibration
         from localfoundry.results import outliers, place
 
@@ -187,6 +188,7 @@ class _Look:
         self._glances: dict[int | None, Glances] = {}
         self._measured = measured
         self._machine = outliers.machine_words(place.machine_facts())
+        self._others = in_another(given, [entry.manifest for entry in entries if entry.manifest is not None])
 
     def at(self, entry: _Entry, tokens: int | None) -> Prospect:
         """With a context of so many tokens; None: what a load would get."""
@@ -198,11 +200,11 @@ class _Look:
         shape = llama_fit.shape_of(own, self._store.main_file(own)) if own and own.format == "gguf" else None
         glances = self._glances.get(tokens)
         if glances is None:
-            glances = self._glances[tokens] = Glances(self._means, tokens, self._calibration)
+            glances = self._glances[tokens] = Glances(self._means, tokens, self._calibration, self._others)
         found = outlined(glances, entry.model, entry.variant, shape)
         if self._measured is None or (found.decode is not None and found.decode.source != "predicted"):
             return found  # the estimate has learned from this machine already
-        rate = self._measured.decode(entry.variant, self._machine)
+        rate = self._measured.decode(entry.variant, self._machine, glances.engine(entry.variant))
         return found if rate is None else replace(in_full(glances, entry.model, entry.variant, shape), decode=rate)
 
     def again(self, known: Prospect, tokens: int) -> Prospect:

@@ -82,9 +82,11 @@ def show(speed: dict[str, Any]) -> None:
     if "unknown" in speed:
         output.data(f"Speed:         {speed['unknown']}")
         return
-    said = [f"{_range(speed, name)} {_words(name)}" for name in ("decode", "prefill", "load")]
-    sources = dict.fromkeys(speed[name]["source"] for name in ("decode", "prefill", "load"))
-    output.data(f"Speed:         {', '.join(said)}; {', '.join(sources)}")
+    known = [name for name in ("decode", "prefill", "load") if speed[name] is not None]
+    said = [f"{_range(speed, name)} {_words(name)}" for name in known]
+    sources = dict.fromkeys(speed[name]["source"] for name in known)
+    where = f"in {speed['engine']} " if "engine" in speed else ""
+    output.data(f"Speed:         {where}{', '.join(said)}; {', '.join(sources)}")
 
 
 def explain(name: str, speed: dict[str, Any]) -> None:
@@ -92,17 +94,17 @@ def explain(name: str, speed: dict[str, Any]) -> None:
     if "unknown" in speed:
         output.data(f"{name}: speed {speed['unknown']}")
         return
+    if "engine" in speed:
+        output.data(f"{name} in {speed['engine']}, one stream, prompt of {speed['promptTokens']} tokens; wide, as few "
+                    "loads and benches of this engine were measured")  # fmt: skip
+        _show_figures(speed)
+        return
     machine, decoding = speed["processor"], speed["decode"]
     output.data(
         f"{name} on {machine['cores']} cores that read {format_bytes(int(machine['bandwidthBytesPerS']))}/s together, "
         f"{speed['kernel']} kernels; prompt of {speed['promptTokens']} tokens"
     )
-    cells = [
-        [_WORDS[figure], f"{_number(speed[figure]['value'])} {unit}",
-         f"{_number(speed[figure]['low'])} to {_number(speed[figure]['high'])}", speed[figure]["source"]]
-        for figure, unit in _UNITS.items()
-    ]  # fmt: skip
-    output.table(("Figure", "Value", "90 % interval", "Source"), cells)
+    _show_figures(speed)
     output.data(f"With {decoding['atTokens']:,} tokens behind it, decode is {_number(decoding['valueThere'])} tok/s.")
     rows = [
         [_WORDS[figure], term["purpose"], f"{term['seconds'] * 1000:,.2f} ms", term["words"]]
@@ -110,6 +112,17 @@ def explain(name: str, speed: dict[str, Any]) -> None:
         for term in speed[figure]["terms"]
     ]
     output.table(("Of", "Term", "Takes", "How it comes about"), rows)
+
+
+def _show_figures(speed: dict[str, Any]) -> None:
+    cells = [
+        [_WORDS[figure], f"{_number(found['value'])} {unit}",
+         f"{_number(found['low'])} to {_number(found['high'])}", found["source"]]
+        if (found := speed[figure]) is not None
+        else [_WORDS[figure], "unknown", "", ""]
+        for figure, unit in _UNITS.items()
+    ]  # fmt: skip
+    output.table(("Figure", "Value", "90 % interval", "Source"), cells)
 
 
 def _range(speed: dict[str, Any], name: str) -> str:

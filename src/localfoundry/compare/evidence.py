@@ -81,7 +81,7 @@ class Panel(msgspec.Struct):
 
 class Evidence(msgspec.Struct):
     """All of it. `others`: what a team's models.json says, by label; shown beside, never counted in. `fidelity`: how
-    far from their source weights, by label, of those of whom it was measured."""
+    far from their source weights, by label, of those of whom it was measured; `sizes`: bytes of their files."""
 
     panels: list[Panel] = []
     items: list[ItemResult] = []
@@ -93,6 +93,7 @@ class Evidence(msgspec.Struct):
     votes: list[Verdict] = []
     others: dict[str, Shared] = {}
     fidelity: dict[str, Faithful] = {}
+    sizes: dict[str, int] = {}
     notes: list[str] = []
 
     @property

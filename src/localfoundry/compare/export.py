@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from localfoundry.bench import report
-from localfoundry.compare import text
+from localfoundry.compare import quants, text
 from localfoundry.compare.cliff import sentences
 from localfoundry.compare.evidence import Evidence, Panel
 from localfoundry.compare.verdict import Choice, Judged, pair_sentence
@@ -44,6 +44,8 @@ def document(
             msgspec.to_builtins(cliff) | {"first": [loss.suite for loss in cliff.first], "sentences": sentences(cliff)}
             for cliff in evidence.cliffs
         ],
+        "side_by_side": [_quantized(one) for one in quants.quantized(evidence)],
+        "perplexity": quants.sentences(evidence),
         "ratings": [msgspec.to_builtins(vote) | {"winner": vote.ranking.winner} for vote in evidence.votes],
         "others": msgspec.to_builtins(evidence.others),
         "candidates": [msgspec.to_builtins(row) for row in evidence.rows.values()],
@@ -58,6 +60,18 @@ def _recommendation(said: Judged) -> dict[str, object]:
 
 def _choice(choice: Choice) -> dict[str, object]:
     return {"label": choice.label, "because": choice.because, "evidence": msgspec.to_builtins(choice.cites)}
+
+
+def _quantized(one: quants.Quantized) -> dict[str, Any]:
+    found, speed = one.fidelity.fidelity if one.fidelity else None, one.speed
+    return {
+        "family": one.family, "label": one.label, "quantization": one.quantization, "bits": one.bits,
+        "size_bytes": one.size_bytes, "peak_bytes": speed.peak_bytes if speed else None,
+        "median": {name: s.median for name, s in speed.metrics.items()} if speed else {},
+        "perplexity": msgspec.to_builtins(found.perplexity) if found else None,
+        "kl": msgspec.to_builtins(found.kl) if found else None,
+        "solved": one.solved, "asked": one.asked,
+    }  # fmt: skip
 
 
 def _figures(panel: Panel) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from localfoundry import __version__
 from localfoundry.bench.wording import number
-from localfoundry.compare import answers, draw, tables, text
+from localfoundry.compare import answers, draw, quants, tables, text
 from localfoundry.compare.charts import charts
 from localfoundry.compare.cliff import sentences
 from localfoundry.compare.evidence import Evidence
@@ -47,7 +47,7 @@ def page(
         machines=list(dict.fromkeys(machine_words(one.run.machine) for one in evidence.panels)),
         notes=[answers.plain(note) for note in evidence.notes],
         panels=[_choices(evidence, said, place, descriptions or {}) for place, said in enumerate(judged)],
-        quantized=[{"family": cliff.family, "sentences": sentences(cliff)} for cliff in evidence.cliffs],
+        quantized=[line for cliff in evidence.cliffs for line in sentences(cliff)] + quants.sentences(evidence),
         charts=drawn,
         without_charts=not with_charts,
         tables=[_plain(table) for table in shown],

@@ -11,6 +11,7 @@ import msgspec
 
 from localfoundry.bench.stats import Summary
 from localfoundry.bench.wording import NONE, mean_spread, number, spread
+from localfoundry.compare import quants
 from localfoundry.compare.cliff import is_loss
 from localfoundry.compare.evidence import Evidence, Figures, Panel, short
 from localfoundry.compare.faithful import figure, percent, verdict
@@ -176,6 +177,12 @@ def quantized(evidence: Evidence) -> Table:
     return Table("What quantizing costs", columns, tuple(rows))
 
 
+def side_by_side(evidence: Evidence) -> Table:
+    """Each quantization of a model in one row: size, memory, speed, fidelity, items."""
+    columns, rows = quants.cells(evidence)
+    return _narrowed(Table("Quantizations side by side", columns, tuple(rows)))
+
+
 def preferred(evidence: Evidence) -> Table:
     """People's votes: strengths on the scale of logits."""
     rows = [
@@ -257,6 +264,7 @@ def all_of(evidence: Evidence, judged: Sequence[Judged]) -> list[Table]:
     for panel, said in zip(evidence.panels, judged, strict=False):
         found += [speeds(panel), ratios(said, panel)]
     found += [
+        side_by_side(evidence),
         solved(evidence),
         fidelity(evidence),
         quantized(evidence),

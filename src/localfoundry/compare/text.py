@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from localfoundry.bench.block import speed_words
 from localfoundry.bench.report import DEFINITIONS
 from localfoundry.bench.wording import about
+from localfoundry.compare import quants
 from localfoundry.compare.cliff import Cliff, sentences
 from localfoundry.compare.evidence import Evidence, Panel, short
 from localfoundry.compare.faithful import words as words_of
@@ -41,6 +42,8 @@ def block(evidence: Evidence, judged: Sequence[Judged], descriptions: Mapping[st
             lines += ["", *recommendation(choice)]
         parts.append("\n".join(lines))
     parts += ["\n".join(["What quantizing costs:", *quantized(cliff)]) for cliff in evidence.cliffs]
+    if told := quants.sentences(evidence):
+        parts.append("\n".join(["What perplexity says of quantizations:", *(_lines(told))]))
     return "\n\n".join(parts)
 
 
@@ -77,7 +80,11 @@ def _solved(scores: Sequence[Score]) -> str:
 
 def quantized(cliff: Cliff) -> list[str]:
     """Which task of a model loses items first, as lines."""
-    return [line for sentence in sentences(cliff) for line in _wrapped(sentence, "  ")]
+    return _lines(sentences(cliff))
+
+
+def _lines(said: Sequence[str]) -> list[str]:
+    return [line for sentence in said for line in _wrapped(sentence, "  ")]
 
 
 def recommendation(choice: Choice) -> list[str]:

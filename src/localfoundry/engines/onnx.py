@@ -99,17 +99,26 @@ class Onnx:
         return worker_words.complaint(log)
 
 
+def fixed_bytes(vocabulary: int, weights_bytes: int) -> int:
+    """Bytes of a load before any token is kept."""
+    return int(_PROCESS_BYTES + _BYTES_PER_TOKEN * vocabulary + _WEIGHT_COPIES * weights_bytes)
+
+
+def cache_bytes(kept: int, context: int) -> int:
+    """`kept`: keys and values of one token, in all layers."""
+    return kept * _VALUE_BYTES * context
+
+
 def _fixed(manifest: Manifest, model_path: Path) -> int:
     folder = _folder(model_path)
-    vocabulary = (folder.vocab_size if folder else None) or 0
-    return int(_PROCESS_BYTES + _BYTES_PER_TOKEN * vocabulary + _WEIGHT_COPIES * _weights(manifest))
+    return fixed_bytes((folder.vocab_size if folder else None) or 0, _weights(manifest))
 
 
 def _cache_bytes(manifest: Manifest, model_path: Path, context: int) -> int:
     folder = _folder(model_path)
     if folder is None or not (folder.layers and folder.kv_heads and folder.head_dim):
         return int(_weights(manifest) * _UNKNOWN_CACHE_SHARE * context / 8192)
-    return 2 * folder.layers * folder.kv_heads * folder.head_dim * _VALUE_BYTES * context
+    return cache_bytes(2 * folder.layers * folder.kv_heads * folder.head_dim, context)
 
 
 def _folder(model_path: Path) -> OnnxFolder | None:

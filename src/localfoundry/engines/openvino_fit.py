@@ -58,6 +58,12 @@ def cache_bytes(shape: ModelShape, context: int, arguments: tuple[str, ...] = ()
     return int((-(-context // _BLOCK) + _SPARE_BLOCKS) * _BLOCK * per_token)
 
 
+def blocks_bytes(kept: int, head_dim: int, context: int) -> int:
+    """The same where only the sum over all layers is known: `kept` keys and values of one token, in 8 bits."""
+    per_token = kept * _CACHE_BYTES["u8"] + kept / head_dim * _SCALE_BYTES
+    return int((-(-context // _BLOCK) + _SPARE_BLOCKS) * _BLOCK * per_token)
+
+
 def largest_context(
     manifest: Manifest, model_path: Path, room_bytes: int, arguments: tuple[str, ...] = ()
 ) -> int | None:
@@ -69,10 +75,15 @@ def largest_context(
     )
 
 
+def fixed_bytes(vocabulary: int, weights_bytes: int, wide_bytes: int = 0) -> int:
+    """Bytes of a load before any token is kept; `wide_bytes` of the weights are in 16 bits."""
+    copies = _WIDE_COPIES * wide_bytes + _WEIGHT_COPIES * (weights_bytes - wide_bytes)
+    return int(_PROCESS_BYTES + _BYTES_PER_TOKEN * vocabulary + copies)
+
+
 def _fixed(shape: ModelShape, weights: int) -> int:
     wide = sum(group.size_bytes for group in shape.weights if group.type in _WIDE)
-    copies = _WIDE_COPIES * wide + _WEIGHT_COPIES * (weights - wide)
-    return int(_PROCESS_BYTES + _BYTES_PER_TOKEN * (shape.tokens or shape.vocabulary) + copies)
+    return fixed_bytes(shape.tokens or shape.vocabulary, weights, wide)
 
 
 def _cache_type(arguments: tuple[str, ...]) -> str:

@@ -126,7 +126,12 @@ def summary(positions: Sequence[Position], greedy: Sequence[float], unavailable:
 
 
 def _estimate(groups: Sequence[Sequence[float]]) -> Estimate | None:
-    """The mean of all values, and the middle 95 % of that mean when the groups are drawn again; None without any."""
+    """The mean of all values, and the middle 95 % of that mean when the groups are drawn again; None without any.
+
+    Of one group alone its values are drawn, which is less sure than it says: they hang together.
+    """
+    if len(groups) == 1:
+        groups = [[value] for value in groups[0]]
     parts = [(sum(group), len(group)) for group in groups if group]
     if not parts:
         return None
