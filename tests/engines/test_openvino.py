@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from localfoundry import config
-from localfoundry.engines import openvino_fit
+from localfoundry.engines import openvino_fit, openvino_mode
 from localfoundry.engines.base import Endpoint, LoadRequest, ModelFacts
 from localfoundry.engines.openvino import OpenVino
 from localfoundry.errors import InvalidSetting
@@ -126,3 +126,54 @@ def test_the_largest_context_is_the_last_that_fits() -> None:
     assert engine.largest_context(manifest, Path("/none"), room, 4) == 2048
     assert engine.largest_context(manifest, Path("/none"), 10 * room, 4) == 8192
     assert engine.largest_context(manifest, Path("/none"), 1000, 4) is None
+
+
+# One conversation
+
+
+def _flags(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
+    (folder / "cpuinfo").write_text(text)
+    monkeypatch.setattr(openvino_mode, "_CPUINFO", folder / "cpuinfo")
+
+
+def test_for_one_conversation_it_computes_otherwise_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _flags(monkeypatch, tmp_path, "flags : avx512f avx512_bf16 avx512_vnni")
+    many = OpenVino().command(request(), config.load(environ={}))
+    assert "--engine-argument" not in many.argv
+    assert many.reason.endswith("as is best for many requests at once")
+    for fields, why in (({"one_stream": True}, "profile chat"), ({"one_stream": True, "parallel": 1}, "one request")):
+        one = OpenVino().command(request(**fields), config.load(environ={}))
+        assert "DYNAMIC_QUANTIZATION_GROUP_SIZE=0" in one.argv and "INFERENCE_PRECISION_HINT=bf16" in one.argv
+        assert f"as is best for one stream ({why}" in one.reason
+        assert "bf16 arithmetic, activations not quantized" in one.reason
+    gpu = OpenVino().command(request(one_stream=True, device="GPU"), config.load(environ={}))
+    assert "--engine-argument" not in gpu.argv
+
+
+def test_what_a_person_chose_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _flags(monkeypatch, tmp_path, "flags : avx512_bf16")
+    chosen = request(one_stream=True, engine_arguments=("--precision", "f32"))
+    command = OpenVino().command(chosen, config.load(environ={}))
+    assert "INFERENCE_PRECISION_HINT=f32" in command.argv and "INFERENCE_PRECISION_HINT=bf16" not in command.argv
+    assert command.reason.endswith("(profile chat): activations not quantized")
+
+
+@pytest.mark.parametrize("flags", ["flags : avx2", "flags : avx512_bf16 amx_bf16", ""])
+def test_on_a_processor_that_was_not_measured_nothing_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    _flags(monkeypatch, tmp_path, flags)
+    command = OpenVino().command(request(one_stream=True), config.load(environ={}))
+    assert "--engine-argument" not in command.argv
+    assert "no other way was measured here" in command.reason
+
+
+def test_embeddings_are_for_folders(tmp_path: Path) -> None:
+    assert OpenVino().takes(ModelFacts("openvino", "bert", tasks=("embeddings",))) is None
+    assert "rerank" in str(OpenVino().takes(ModelFacts("openvino", tasks=("rerank",))))
+    command = OpenVino().command(request(tasks=("embeddings",), one_stream=True), config.load(environ={}))
+    assert "--embeddings" in command.argv and "--engine-argument" not in command.argv
+    with pytest.raises(InvalidSetting, match="--pooling is for models that embed"):
+        OpenVino().command(request(engine_arguments=("--pooling", "cls")), config.load(environ={}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -88,3 +89,14 @@ async def test_a_load_teaches_the_estimate(starter: Manifest, running: Service) 
     [memory] = [note for note in notes if note.quantity == "memory"]
     assert memory.ratio == pytest.approx(1, abs=0.03)
     assert model.claim_bytes > 0
+
+
+def test_profile_chat_and_one_request_at_a_time_are_for_one_stream(planner: Planner, starter: Manifest) -> None:
+    """`auto` is not: who says nothing may send several requests at once."""
+
+    def plan(**fields: object) -> bool:
+        settings = dataclasses.replace(config.load(), **fields)  # type: ignore[arg-type]
+        return planner.plan(starter, LoadOptions(), settings, None, 10**12).one_stream
+
+    assert [plan(profile=name) for name in ("auto", "chat", "throughput")] == [False, True, False]
+    assert plan(parallel=1) and plan(parallel=1, profile="throughput")

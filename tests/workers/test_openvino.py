@@ -11,70 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from harness import wait_until
-from localfoundry import config
-from localfoundry.engines.base import Endpoint, LoadRequest
 from localfoundry.engines.openvino import ARCHITECTURES, OpenVino
 from localfoundry.errors import LoadFailed
 from localfoundry.workers.openvino import batch_tokens
 from workers import tiny_model
+from workers.openvino_process import CONTEXT, LOAD_S, Process
 from workers.scripted import TOOLS
-
-CONTEXT = 512
-_LOAD_S = 90
-
-
-class Process:
-    """A worker of its own, and a client of it."""
-
-    def __init__(self, folder: Path, model: Path, device: str = "CPU", arguments: tuple[str, ...] = ()) -> None:
-        self.socket = folder / "worker.sock"
-        self.log = folder / "worker.log"
-        request = LoadRequest(
-            "tiny:1", model, Endpoint(path=str(self.socket)), CONTEXT, 4, engine_arguments=arguments, device=device
-        )
-        command = OpenVino().command(request, config.load(environ={}))
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command.argv, stdin=subprocess.PIPE, stderr=log)
-        transport = httpx2.HTTPTransport(uds=str(self.socket))
-        self.http = httpx2.Client(transport=transport, base_url="http://worker", timeout=60)
-
-    def ready(self) -> Process:
-        wait_until(lambda: self.socket.exists() or self.process.poll() is not None, _LOAD_S, "it does not get ready")
-        assert self.process.poll() is None, self.log.read_text()
-        return self
-
-    def ended(self) -> str:
-        """What it wrote before it ended with an error."""
-        assert self.process.wait(_LOAD_S) == 1, self.log.read_text()
-        return OpenVino().complaint(self.log.read_text())
-
-    def stop(self) -> None:
-        self.http.close()
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.kill()
-        self.process.wait()
-
-    def post(self, path: str, status: int = 200, **body: Any) -> Any:
-        answer = self.http.post(path, json=body)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    def complete(self, status: int = 200, **body: Any) -> Any:
-        return self.post("/v1/completions", status, **{"prompt": "a sane hat", "max_tokens": 12, **body})
-
-    def stream(self, **body: Any) -> Iterator[Any]:
-        with self.http.stream("POST", "/v1/completions", json={"prompt": "a hat", "stream": True, **body}) as answer:
-            for line in answer.iter_lines():
-                if line and line != "data: [DONE]":
-                    yield json.loads(line.removeprefix("data: "))
-
-    def idle(self) -> bool:
-        return not any(slot["is_processing"] for slot in self.http.get("/slots").json())
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +266,7 @@ def test_what_the_list_of_architectures_says_is_what_the_library_says(tmp_path: 
         "    except RuntimeError as exc: print(str(exc).split()[-4:])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *files], capture_output=True, text=True, timeout=_LOAD_S, check=False
+        [sys.executable, "-c", program, *files], capture_output=True, text=True, timeout=LOAD_S, check=False
     )
     said = done.stdout.splitlines()
     assert said[: len(ARCHITECTURES)] == ["ok"] * len(ARCHITECTURES), done.stdout + done.stderr
@@ -334,7 +279,8 @@ def test_loads_that_fail_say_why(tmp_path: Path) -> None:
     cases = [
         (tiny_model.write(tmp_path / "gemma3.gguf", "gemma3"), "CPU", "Unsupported model architecture 'gemma3'"),
         (tmp_path / "empty", "CPU", ""),
-        (good, "GPU", "OpenVINO finds no device GPU here; it finds CPU"),
+        (good, "GPU", "OpenVINO finds no device GPU here; it finds CPU; "),
+        (good, "NPU", "OpenVINO finds no device NPU here; it finds CPU; the kernel shows no NPU (driver intel_vpu)"),
     ]
     for number, (path, device, words) in enumerate(cases):
         folder = tmp_path / str(number)

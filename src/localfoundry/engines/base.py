@@ -40,6 +40,7 @@ class LoadRequest:
     state_dir: Path | None = None  # where conversations are saved to and restored from; None: that was not asked for
     engine_arguments: tuple[str, ...] = ()
     device: str = "CPU"  # one of the engine's `devices`; a worker whose machine has none of them says so and ends
+    one_stream: bool = False  # it is for one conversation at a time, though `parallel` requests may come
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from localfoundry.config import Settings
-from localfoundry.engines import openvino_arguments, openvino_fit, worker_words
+from localfoundry.engines import openvino_arguments, openvino_fit, openvino_mode, worker_words
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
 from localfoundry.errors import LoadFailed, NotAModel
 from localfoundry.formats.split import read_model
@@ -38,10 +38,12 @@ class OpenVino:
         return None
 
     def takes(self, facts: ModelFacts) -> str | None:
-        if "chat" not in facts.tasks:
+        if not {"chat", "embeddings"} & set(facts.tasks):
             return f"it does not run models for {', '.join(facts.tasks)}"
         if facts.format != "gguf":
             return None
+        if "chat" not in facts.tasks:
+            return f"it reads GGUF files of models that write text, not of those for {', '.join(facts.tasks)}"
         if facts.architecture is not None and facts.architecture not in ARCHITECTURES:
             return f"architecture {facts.architecture} is not known to openvino {self._version()}"
         return None
@@ -66,9 +68,15 @@ class OpenVino:
         argv += ["--alias", request.model_id, "--device", request.device]
         argv += ["--context", str(request.context), "--parallel", str(request.parallel)]
         argv += ["--socket", request.endpoint.path] if request.endpoint.path else ["--port", str(request.endpoint.port)]
-        for name, value in openvino_arguments.properties(request.engine_arguments, request.model_id).items():
+        chosen = openvino_arguments.properties(request.engine_arguments, request.model_id)
+        openvino_arguments.check_use(chosen, request.model_id, request.tasks, request.parallel)
+        mode = openvino_mode.mode_of(request, chosen)
+        for name, value in (mode.properties | chosen).items():
             argv += ["--engine-argument", f"{name}={value}"]
-        return WorkerCommand(tuple(argv), "openvino", request.device, f"openvino-genai {self._version()}")
+        if "embeddings" in request.tasks:
+            argv.append("--embeddings")
+        reason = ", ".join(filter(None, (f"openvino-genai {self._version()}", mode.words)))
+        return WorkerCommand(tuple(argv), "openvino", request.device, reason)
 
     def check_arguments(self, arguments: tuple[str, ...], model: str, settings: Settings) -> None:
         openvino_arguments.properties(arguments, model)

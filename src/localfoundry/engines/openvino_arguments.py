@@ -6,7 +6,7 @@ Each sets one property of the plugin, or one of the worker's own; what they cost
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from localfoundry.errors import InvalidSetting
@@ -45,6 +45,8 @@ ARGUMENTS: dict[str, Argument] = {
     "--dynamic-quantization": Argument("DYNAMIC_QUANTIZATION_GROUP_SIZE", _whole(0, 4096)),
     "--pinning": Argument("ENABLE_CPU_PINNING", _one_of("YES", "NO")),
     "--batch-size": Argument("batch", _whole(32, 8192)),
+    "--prompt-lookup": Argument("lookup", _whole(1, 16)),
+    "--pooling": Argument("pooling", _one_of("mean", "cls", "last")),
 }
 
 
@@ -63,6 +65,22 @@ def properties(arguments: Sequence[str], model: str) -> dict[str, str]:
         except ValueError as exc:
             raise _wrong(model, f"{flag} {given!r} is not valid: expected {exc}") from None
     return found
+
+
+def check_use(found: Mapping[str, str], model: str, tasks: Sequence[str], parallel: int) -> None:
+    """Raise InvalidSetting for an argument that this load has no use for, or could not bear."""
+    embeds = "embeddings" in tasks
+    if "pooling" in found and not embeds:
+        raise _wrong(model, "--pooling is for models that embed, and this one does not")
+    if "lookup" not in found:
+        return
+    if embeds:
+        raise _wrong(model, "--prompt-lookup is for models that write text, and this one embeds")
+    if parallel > 1:
+        why = f"--prompt-lookup needs a model that answers one request at a time, not {parallel}"
+        # A request that has to make room for another is computed again; there the library fails a check of its own.
+        raise _wrong(model, f"{why}: OpenVINO fails where requests with it share memory",
+                     f"foundry config set models.{model.partition(':')[0]}.parallel 1")  # fmt: skip
 
 
 def _wrong(model: str, what: str, hint: str | None = None) -> InvalidSetting:

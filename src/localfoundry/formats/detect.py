@@ -10,11 +10,13 @@ import struct
 from pathlib import Path
 
 from localfoundry.errors import DiskError, NotAModel
+from localfoundry.formats.openvino import embeds
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _FIRST_BYTES = 4096
 _OPENVINO_MODEL = "openvino_model.xml"
-_BESIDE_OPENVINO_MODEL = ("openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
+_DETOKENIZER = "openvino_detokenizer.xml"  # what embeds texts writes none
+_BESIDE_OPENVINO_MODEL = ("openvino_model.bin", "openvino_tokenizer.xml", _DETOKENIZER)
 _SAFE = "use the GGUF or safetensors form of this model; foundry model search finds them"
 _OTHER_BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: the model itself was not fetched", "git lfs pull"),
@@ -75,7 +77,7 @@ def _identify_folder(folder: Path) -> str:
         return "onnx"
     if _OPENVINO_MODEL in names:
         missing = [name for name in _BESIDE_OPENVINO_MODEL if name not in names]
-        if missing:
+        if missing and not (missing == [_DETOKENIZER] and embeds(folder)):
             raise NotAModel(
                 f"{folder.name} holds {_OPENVINO_MODEL} but no {' and no '.join(missing)}",
                 hint="export it whole: optimum-cli export openvino writes the model with its tokenizer",

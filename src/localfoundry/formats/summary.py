@@ -66,6 +66,11 @@ def of_path(path: Path) -> HeaderSummary:
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         beside = _texts_beside(path if path.is_dir() else path.parent)
         return of_safetensors([read_safetensors(file) for file in files], beside)
+    if kind == "openvino":
+        from localfoundry.formats.openvino import read_openvino_folder
+
+        found = read_openvino_folder(path)
+        return HeaderSummary(kind, architecture=found.architecture, context_length=found.context_length)
     return HeaderSummary(format=kind)
 
 

@@ -55,6 +55,7 @@ class LoadPlan:
     engine_reason: str = ""
     tuned: bool = False  # by a saved profile
     device: str = "CPU"
+    one_stream: bool = False  # for one conversation at a time, though `parallel` may come
     runs: str = ""
     reencode_to: str | None = None
     left_out: tuple[LeftOut, ...] = ()  # engines that were not taken

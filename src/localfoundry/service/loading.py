@@ -95,7 +95,7 @@ def load_request(
 ) -> LoadRequest:
     return LoadRequest(
         manifest.id, model_path, new_endpoint(socket_dir), plan.context, plan.parallel, manifest.tasks, state_dir,
-        plan.engine_arguments, plan.device,
+        plan.engine_arguments, plan.device, plan.one_stream,
     )  # fmt: skip
 
 

@@ -30,7 +30,8 @@ _RATIO_OF = 10**12  # bytes: large enough for a ratio of them to be exact
 _AHEAD = 2  # requests that an engine gets beyond those it answers at once, so that it never waits for the next
 
 T = TypeVar("T")
-_Kind = tuple[str, str, int, int, tuple[str, ...]]  # of a load: version, engine, context, parallel, engine arguments
+# Of a load: version, engine, context, parallel, for one stream, engine arguments.
+_Kind = tuple[str, str, int, int, bool, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Way:
     runs: Manifest
     file: Path
     parallel: int
+    one_stream: bool
     arguments: tuple[str, ...]
     tuned: bool = False
 
@@ -129,6 +131,7 @@ class Planner:
             engine_reason=way.candidate.reason,
             tuned=way.tuned,
             device=(options.device or "CPU").upper(),
+            one_stream=way.one_stream,
             runs=way.runs.id,
             reencode_to=way.candidate.reencode_to if way.runs is manifest else None,
         )
@@ -137,7 +140,8 @@ class Planner:
         chosen = _chosen(manifest, settings)
         runs = manifest if candidate.runs is None else self.store.find(candidate.runs) or manifest
         parallel = chosen.parallel or settings.parallel
-        return Way(candidate, runs, self.store.main_file(runs), parallel, chosen.engine_arguments)
+        one_stream = _one_stream(parallel, chosen, settings)
+        return Way(candidate, runs, self.store.main_file(runs), parallel, one_stream, chosen.engine_arguments)
 
     def _tuned_way(self, manifest: Manifest, settings: Settings, wish: Wish) -> Way | None:
         """The way of the saved profile, where that is used."""
@@ -145,8 +149,10 @@ class Planner:
         if found is None or found.candidate is None:
             return None
         way = self._way(manifest, found.candidate, settings)
-        parallel = _chosen(manifest, settings).parallel or found.profile.parallel or way.parallel
-        return replace(way, parallel=parallel, arguments=found.profile.arguments, tuned=True)
+        chosen = _chosen(manifest, settings)
+        parallel = chosen.parallel or found.profile.parallel or way.parallel
+        one_stream = _one_stream(parallel, chosen, settings)
+        return replace(way, parallel=parallel, one_stream=one_stream, arguments=found.profile.arguments, tuned=True)
 
     def _usual_way(self, manifest: Manifest, settings: Settings) -> Way:
         """How it would be loaded if nobody asked for anything. Raises NotRunnable."""
@@ -170,7 +176,8 @@ class Planner:
 
     def _need(self, way: Way, context: int) -> Bytes:
         engine = way.candidate.engine
-        measured = self._measured.get((way.runs.id, engine.name, context, way.parallel, way.arguments))
+        kind = way.runs.id, engine.name, context, way.parallel, way.one_stream, way.arguments
+        measured = self._measured.get(kind)
         if measured is not None:
             return measured
         predicted = engine.memory(way.runs, way.file, context, way.parallel, way.arguments)
@@ -194,7 +201,8 @@ class Planner:
         """What a loaded model holds now; the most it ever held is remembered for loads of the same kind."""
         claim = model.measure()
         plan = model.resident.plan
-        kind = model.runs.id, model.engine.name, plan.context, plan.parallel, plan.engine_arguments
+        arguments = plan.engine_arguments
+        kind = model.runs.id, model.engine.name, plan.context, plan.parallel, plan.one_stream, arguments
         before = self._measured.get(kind, {})
         self._measured[kind] = {device: max(size, before.get(device, 0)) for device, size in claim.items()}
         return claim
@@ -202,6 +210,11 @@ class Planner:
 
 def _chosen(manifest: Manifest, settings: Settings) -> ModelDefaults:
     return settings.defaults_for((manifest.alias, manifest.name, manifest.id))
+
+
+def _one_stream(parallel: int, chosen: ModelDefaults, settings: Settings) -> bool:
+    """Whether it is for one conversation at a time; who says nothing (`auto`) may send several requests at once."""
+    return parallel == 1 or (chosen.profile or settings.profile) == "chat"
 
 
 def _context(manifest: Manifest, wanted: int, largest: int | None) -> tuple[int, int]:

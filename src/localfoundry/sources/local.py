@@ -19,6 +19,7 @@ _MAX_FILES = 2000
 def plan(path: Path) -> PullPlan:
     """A plan that imports `path`. Blocking. Raises UnknownModel (nothing there), NotAModel, NotRunnable, DiskError."""
     from localfoundry.formats.detect import identify
+    from localfoundry.formats.openvino import embeds
 
     if not path.exists():
         raise UnknownModel(f"there is nothing at {path}", param="model")
@@ -47,6 +48,7 @@ def plan(path: Path) -> PullPlan:
         format=kind,
         files=files,
         quantization=quantization_of(names[0]) if kind == "gguf" else None,
+        tasks=("embeddings",) if kind == "openvino" and embeds(base) else ("chat",),
         notes=notes,
     )
 

@@ -36,6 +36,8 @@ def facts_of(folder: Path, plan: PullPlan, names: list[str]) -> dict[str, object
         raise NotAModel(f"{plan.source} is {found}, but {plan.format} was expected")
     if found == "onnx":
         return _onnx_facts(path)
+    if found == "openvino":
+        return _openvino_facts(path)
     if found == "fake":
         return _fake_facts(path)
     if found != "gguf":
@@ -82,6 +84,13 @@ def _onnx_facts(folder: Path) -> dict[str, object]:
         "chat_template_sha256": _sha256(summary.chat_template),
         "template": summary.template,
     }
+
+
+def _openvino_facts(folder: Path) -> dict[str, object]:
+    from localfoundry.formats.openvino import read_openvino_folder
+
+    found = read_openvino_folder(folder)
+    return {"architecture_name": found.architecture, "context_length": found.context_length}
 
 
 def _template_check(path: Path, header: GgufHeader) -> TemplateCheck | None:

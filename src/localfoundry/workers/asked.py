@@ -113,12 +113,7 @@ def read(body: bytes, kind: type[_T]) -> _T:
 def sampling(asked: Body, backend: Backend, prompt_tokens: int, grammar: Grammar | None) -> Sampling:
     """For one prompt. Raises Refused for a prompt that leaves no room for an answer, with the counts."""
     room = backend.context - prompt_tokens
-    if room <= 0:
-        what = f"the prompt has {prompt_tokens} tokens, and the context has room for {backend.context} in all"
-        counts = {"n_prompt_tokens": prompt_tokens, "n_ctx": backend.context}
-        raise Refused(what, "exceed_context_size_error", **counts)
-    if not prompt_tokens:
-        raise Refused("the prompt is empty")
+    check_length(prompt_tokens, backend.context, "prompt", answer=1)
     limit = _limit(asked)
     chosen = {name: _chosen(asked, name, backend) for name in _NEUTRAL}
     chosen["logit_bias"] = _biases(chosen["logit_bias"])
@@ -133,6 +128,15 @@ def sampling(asked: Body, backend: Backend, prompt_tokens: int, grammar: Grammar
         grammar=grammar,
         **chosen,
     )
+
+
+def check_length(tokens: int, context: int, what: str, answer: int = 0) -> None:
+    """Raise Refused with the counts for a text, `what`, that leaves no room for so many tokens of an answer."""
+    if tokens + answer > context:
+        words = f"the {what} has {tokens} tokens, and the context has room for {context} in all"
+        raise Refused(words, "exceed_context_size_error", n_prompt_tokens=tokens, n_ctx=context)
+    if not tokens:
+        raise Refused(f"the {what} is empty")
 
 
 def with_seed(one: Sampling, number: int) -> Sampling:
@@ -220,7 +224,7 @@ def require_grammar(backend: Backend, name: str) -> None:
         raise Refused(f"{name}: the {backend.name} engine cannot hold an answer to a schema")
 
 
-def prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
+def prompts(given: str | list[str | int | list[int]], name: str = "prompt") -> list[str | list[int]]:
     """A list of numbers is one prompt as tokens, a list of texts or of lists is several. Raises Refused."""
     if isinstance(given, str):
         return [given]
@@ -228,5 +232,5 @@ def prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
         return [[one for one in given if isinstance(one, int)]]
     several = [one for one in given if not isinstance(one, int)]
     if not several or len(several) != len(given):
-        raise Refused("prompt: expected a text, tokens, or a list of either")
+        raise Refused(f"{name}: expected a text, tokens, or a list of either")
     return several

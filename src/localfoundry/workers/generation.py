@@ -32,6 +32,10 @@ class Refused(Exception):
         self.facts = facts
 
 
+class Unsupported(Exception):
+    """A model that a worker cannot run: the words go to the log, and from there to who asked for the load."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grammar:
     """The answer is `before`, then JSON that `schema` (JSON as text) describes, then `after`; all of them literally.

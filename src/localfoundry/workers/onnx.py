@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from localfoundry.workers import command_line, lifeline, limits
+from localfoundry.workers.generation import Unsupported
 from localfoundry.workers.onnx_batch import Batch
-from localfoundry.workers.onnx_folder import Folder, Tokens, Unsupported
+from localfoundry.workers.onnx_folder import Folder, Tokens
 from localfoundry.workers.onnx_graph import Graph
 
 

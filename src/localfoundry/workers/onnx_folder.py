@@ -12,12 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from localfoundry.workers.generation import Grammar, Refused, Vocabulary
+from localfoundry.workers.generation import Grammar, Refused, Unsupported, Vocabulary
 from localfoundry.workers.vocabulary import of_entries
-
-
-class Unsupported(Exception):
-    """A folder that this worker cannot run: the words go to the log, and from there to who asked for the load."""
 
 
 class Folder:

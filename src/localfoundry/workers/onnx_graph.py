@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from localfoundry.workers import silence
-from localfoundry.workers.onnx_folder import Folder, Unsupported
+from localfoundry.workers.generation import Unsupported
+from localfoundry.workers.onnx_folder import Folder
 from localfoundry.workers.onnx_rows import Rows
 
 _TYPES: dict[str, np.dtype[Any]] = {

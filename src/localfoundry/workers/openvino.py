@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from localfoundry.workers import command_line, lifeline, limits, silence
-from localfoundry.workers.generation import Finish, Grammar, Progress, Refused, Sampling, Vocabulary
+from localfoundry.workers import command_line, intel_devices, lifeline, limits, silence
+from localfoundry.workers.generation import Finish, Grammar, Progress, Refused, Sampling
+from localfoundry.workers.openvino_embeddings import Embedder
+from localfoundry.workers.openvino_tokens import Tokens
 from localfoundry.workers.prefixes import Prefixes
-from localfoundry.workers.vocabulary import of_entries
 
 BLOCK = 32  # tokens; of the processor's plugin. The GPU's has 16, of which two hold as much
 _SPARE_BLOCKS = 2  # a sequence that grows by a token is given its next block before it needs it
@@ -28,8 +29,8 @@ _SPARE_BLOCKS = 2  # a sequence that grows by a token is given its next block be
 _LEAST_BATCH, _MOST_BATCH = 64, 256
 _TOKENS_PER_CORE = 58
 _VOCABULARY = "vocab.gguf"  # of an IR folder made from a GGUF: its header, without tensors
-_SLICE_CHARACTERS = 4096
 _MOST_BEAMS = 64
+_LOOKUP_NGRAM = 3  # tokens that have to be the same for what followed them to be guessed again, at most
 _PLACE = re.compile(r"^Exception from |^Check '.*' failed at |[\w.]+\.(cpp|hpp|cc|h):\d+:?$")
 
 
@@ -37,15 +38,16 @@ class OpenVino:
     """See the module and `generation.Backend`."""
 
     name = "openvino"
-    # The library gives the log probability of the chosen token, has beams that give those of others for one token, and
-    # has no logit_bias.
+    # The library gives the log probability of the chosen token, has beams that give those of others for one token
+    # (not where it guesses tokens), and has no logit_bias.
     options = frozenset({
         "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "ignore_eos", "logprobs",
         "first_top_logprobs", "grammar",
     })  # fmt: skip
 
     def __init__(self, path: Path, context: int, parallel: int, device: str, properties: dict[str, Any]) -> None:
-        """Load. Raises RuntimeError with the library's words. `properties` are the plugin's, `batch` is ours."""
+        """Load. Raises RuntimeError with the library's words. `properties` are the plugin's; `batch` and `lookup` ours:
+        tokens of a batch, and how many a step guesses ahead from what the text has said before."""
         import numpy
         import openvino
         import openvino_genai
@@ -57,6 +59,10 @@ class OpenVino:
         self.parallel = parallel
         self._before = _private_bytes()
         properties = dict(properties)
+        self._lookup = int(properties.pop("lookup", 0))
+        if self._lookup:
+            properties["prompt_lookup"] = True
+            self.options -= {"first_top_logprobs"}
         blocks = -(-context // BLOCK) + _SPARE_BLOCKS
         scheduler = self._scheduler(blocks, int(properties.pop("batch", 0)) or batch_tokens(_weight_bytes(path)))
         vocabulary = path / _VOCABULARY
@@ -67,11 +73,10 @@ class OpenVino:
             )
         else:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(path), scheduler, device, properties)
-        self._tokenizer = self._pipeline.get_tokenizer()
-        self.template: str | None = self._tokenizer.get_original_chat_template() or None
-        self.vocabulary = self._vocabulary()
-        # As many tokens as the library gives of one text, or more than would be of use.
-        self._most_tokens = len(self._encode(" a" * (2 * context + 1_000), False))
+        tokenizer = self._pipeline.get_tokenizer()
+        self.template: str | None = tokenizer.get_original_chat_template() or None
+        self._tokens = Tokens(tokenizer, context)
+        self.vocabulary = self._tokens.vocabulary(self._pipeline.get_config().stop_token_ids)
         self._prefixes = Prefixes(BLOCK, blocks - parallel)
         self._handles: dict[int, Any] = {}
         self._cached: dict[int, int] = {}
@@ -92,35 +97,8 @@ class OpenVino:
         config.dynamic_split_fuse = True
         return config
 
-    def _vocabulary(self) -> Vocabulary:
-        said = self._tokenizer.get_vocab()
-        stops = {self._tokenizer.get_eos_token_id(), *self._pipeline.get_config().stop_token_ids}
-        return of_entries(
-            {token: piece for piece, token in said.items()},
-            hidden=lambda token: not self._tokenizer.decode([token], skip_special_tokens=True),
-            ends=stops,
-            bos=self._tokenizer.get_bos_token(),
-            eos=self._tokenizer.get_eos_token(),
-        )
-
-    # Tokens
-
     def encode(self, text: str, special: bool) -> list[int]:
-        """In slices where a text is long: the library cuts what is longer than the model's own context in silence."""
-        if not text:
-            return self._encode(text, special) if special else []
-        tokens = self._encode(text, special)
-        if len(tokens) < self._most_tokens:
-            return tokens
-        tokens = []
-        for part in _slices(text):
-            tokens += self._encode(part, special and not tokens)
-        return tokens
-
-    def _encode(self, text: str, special: bool) -> list[int]:
-        encoded = self._tokenizer.encode(text, add_special_tokens=special)
-        tokens: list[int] = encoded.input_ids.data[0].tolist()
-        return tokens
+        return self._tokens.encode(text, special)
 
     # Generating
 
@@ -163,10 +141,18 @@ class OpenVino:
         if len(outputs) == 1:
             output = outputs[0]
             finish = self._FINISH[output.finish_reason.value]
-            return Progress(request, output.generated_ids, finish, output.generated_log_probs, cached=cached)
+            tokens, logprobs = output.generated_ids, output.generated_log_probs
+            if self._lookup and finish == "stop":
+                tokens = self._up_to_end(tokens)
+            return Progress(request, tokens, finish, logprobs[: len(tokens)], cached=cached)
         beams = sorted(((beam.generated_ids[-1], beam.score) for beam in outputs), key=lambda beam: -beam[1])
         (token, logprob), *_ = beams
         return Progress(request, (token,), "length", (logprob,), (beams,), cached)
+
+    def _up_to_end(self, tokens: list[int]) -> list[int]:
+        """Without those that were guessed right behind the end: the library hands them over as well."""
+        ends = (place for place, token in enumerate(tokens, 1) if token in self.vocabulary.ends)
+        return tokens[: next(ends, len(tokens))]
 
     _FINISH: tuple[Finish | None, ...] = (None, "stop", "length", "stop")  # by GenerationFinishReason
 
@@ -180,6 +166,8 @@ class OpenVino:
         config.presence_penalty = sampling.presence_penalty
         config.frequency_penalty = sampling.frequency_penalty
         config.logprobs = 0 if sampling.top_logprobs is None else 1
+        if self._lookup:
+            config.num_assistant_tokens, config.max_ngram_size = self._lookup, _LOOKUP_NGRAM
         config.do_sample = sampling.temperature > 0 and sampling.top_p > 0
         if config.do_sample:
             config.temperature = sampling.temperature
@@ -241,24 +229,6 @@ def _private_bytes() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def _slices(text: str) -> list[str]:
-    """Parts that are tokenized alike alone: cut before a space between two letters, where no tokenizer joins them."""
-    parts = []
-    start = 0
-    while len(text) - start > _SLICE_CHARACTERS:
-        end = start + _SLICE_CHARACTERS
-        while end > start + 1 and not (
-            text[end] == " " and text[end - 1].isalpha() and text[end + 1 : end + 2].isalpha()
-        ):
-            end -= 1
-        if end == start + 1:  # nowhere: then anywhere
-            end = start + _SLICE_CHARACTERS
-        parts.append(text[start:end])
-        start = end
-    parts.append(text[start:])
-    return parts
-
-
 def _words(exc: Exception) -> str:
     """What the library says, without the places in its source from which it says it."""
     lines = [line.strip() for line in str(exc).splitlines()]
@@ -278,7 +248,7 @@ def main() -> None:
     serving.run(backend, options.alias, _fingerprint(), options.socket, options.port)
 
 
-def _loaded(options: argparse.Namespace) -> OpenVino:
+def _loaded(options: argparse.Namespace) -> OpenVino | Embedder:
     silence.openvino()
     try:
         import openvino
@@ -287,20 +257,18 @@ def _loaded(options: argparse.Namespace) -> OpenVino:
         _fail(f"OpenVINO cannot be imported ({exc}): pip install 'localfoundry[openvino]'")
     devices = openvino.Core().available_devices
     if not any(device.partition(".")[0] == options.device.partition(".")[0] for device in devices):
-        _fail(f"OpenVINO finds no device {options.device} here; it finds {', '.join(devices)}")
+        found = f"OpenVINO finds no device {options.device} here; it finds {', '.join(devices)}"
+        _fail("; ".join(filter(None, (found, intel_devices.why_missing(options.device)))))
     path = Path(options.model)
+    path = path.parent if path.suffix == ".xml" else path
     properties = defaults() if options.device == "CPU" else {}
     for argument in options.engine_argument:
         name, _, value = argument.partition("=")
         properties[name] = int(value) if value.isdecimal() else value
     try:
-        return OpenVino(
-            path.parent if path.suffix == ".xml" else path,
-            options.context,
-            options.parallel,
-            options.device,
-            properties,
-        )
+        if options.embeddings:
+            return Embedder(path, options.context, options.device, properties)
+        return OpenVino(path, options.context, options.parallel, options.device, properties)
     except MemoryError:
         _fail("out of memory")
     except Exception as exc:  # noqa: BLE001 the worker's top loop: bindings raise what they like
@@ -339,6 +307,7 @@ def _fingerprint() -> str:
 def _arguments() -> argparse.Namespace:
     parser = command_line.parser("openvino")
     parser.add_argument("--engine-argument", action="append", default=[], metavar="PROPERTY=VALUE")
+    parser.add_argument("--embeddings", action="store_true", help="the folder's model embeds, and writes no text")
     return parser.parse_args()
 
 

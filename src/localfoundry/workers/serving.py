@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import secrets
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from localfoundry.workers import asked, calls, http, reasoning
+from localfoundry.workers import asked, calls, embedding, http, reasoning
 from localfoundry.workers.answer import Answer, Choice, Form
 from localfoundry.workers.asked import ChatBody, CompletionBody, EmbeddingBody, TokenizeBody
 from localfoundry.workers.calls import Calls
+from localfoundry.workers.embedding import Embedding
 from localfoundry.workers.generation import Backend, Grammar, Refused
 from localfoundry.workers.http import Connection
 from localfoundry.workers.reasoning import Reasoning
@@ -161,17 +160,17 @@ class Serving:
 
     def _embed(self, to: Connection, body: bytes) -> None:
         request = asked.read(body, EmbeddingBody)
-        prompts = [self._tokens(one) for one in asked.prompts(request.input)]
-        vectors = self._backend.embed(prompts)
-        data: list[dict[str, Any]] = []
-        for index, vector in enumerate(vectors):
-            written: Any = vector
-            if request.encoding_format == "base64":
-                written = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-            data.append({"object": "embedding", "index": index, "embedding": written})
+        prompts = [self._tokens(one) for one in asked.prompts(request.input, "input")]
+        for prompt in prompts:
+            asked.check_length(len(prompt), self._backend.context, "input")
         tokens = sum(len(prompt) for prompt in prompts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        to.respond(200, {"object": "list", "data": data, "model": self._alias, "usage": usage})
+
+        def done(vectors: list[list[float]]) -> None:
+            data = embedding.written(vectors, request.encoding_format)
+            to.respond(200, {"object": "list", "data": data, "model": self._alias, "usage": usage})
+
+        Embedding(to, self._backend, prompts, done, _end_soon).step()
 
     def _apply_template(self, to: Connection, body: bytes) -> None:
         request = asked.read(body, ChatBody)
