@@ -29,7 +29,7 @@ test: install
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
 
 test-engines: install
-	$(BIN)/python -m pytest -m "thorough or real_model" --timeout=1800 --durations=10
+	$(BIN)/python -m pytest -m "thorough or real_model" --timeout=1800 --durations=10 -s
 
 check: install
 	$(BIN)/ruff check

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import psutil
 
 from harness import Foundry, wait_until
@@ -95,6 +96,17 @@ class Server:
         """Begin with the models of another store, without a copy of their bytes."""
         shutil.copytree(store, self.settings.models_dir, copy_function=os.link, dirs_exist_ok=True)
         return self
+
+    def again(self, manifest: Manifest, name: str, **changes: Any) -> Path:
+        """Have a version a second time, under another name, without a copy of its bytes; its folder."""
+        other = msgspec.structs.replace(manifest, name=name, alias=name, **changes)
+        folder = self.store.folder(other)
+        folder.mkdir(parents=True)
+        for file in manifest.files:
+            (folder / file.name).parent.mkdir(exist_ok=True)
+            (folder / file.name).hardlink_to(self.store.folder(manifest) / file.name)
+        (folder / "manifest.json").write_bytes(msgspec.json.encode(other))
+        return folder
 
     # Asking
 

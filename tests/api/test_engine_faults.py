@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import msgspec
 import psutil
 import pytest
 
@@ -53,7 +52,9 @@ def running(
             made.fake(name, tokens_per_second=300, load_s=0.3)
     else:
         made.has(request.getfixturevalue("starter_store"))
-        _again(made, SECOND)
+        manifest = made.store.find(MODEL)
+        assert manifest is not None
+        made.again(manifest, SECOND)
     if engine == "llama.cpp":  # its threads wait for each other at full speed, and for long where others compute
         one = {"engineArguments": ["--threads", "1"]}
         made.settings.file.write_text(json.dumps({"models": {MODEL: one, SECOND: one}}))
@@ -61,18 +62,6 @@ def running(
     made.http.timeout = PATIENT_S
     yield made
     made.stop()
-
-
-def _again(server: Server, name: str) -> None:
-    """The starter model a second time, under another name, without a copy of its bytes."""
-    manifest = server.store.find(MODEL)
-    assert manifest is not None
-    other = msgspec.structs.replace(manifest, name=name, alias=name)
-    folder = server.store.folder(other)
-    folder.mkdir(parents=True)
-    for file in manifest.files:
-        (folder / file.name).hardlink_to(server.store.folder(manifest) / file.name)
-    (folder / "manifest.json").write_bytes(msgspec.json.encode(other))
 
 
 @pytest.fixture

@@ -32,6 +32,9 @@ def torch_zip() -> bytes:
     return buffer.getvalue()
 
 
+OPENVINO = [f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "expected"),
     [
@@ -80,10 +83,7 @@ def test_other_files_are_refused_with_a_reason(tmp_path: Path, data: bytes, reas
     [
         (["genai_config.json", "model.onnx", "model.onnx.data"], "onnx"),
         (["README.md", "model-00001-of-00002.gguf"], "gguf"),
-        (
-            ["openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml"],
-            "openvino",
-        ),
+        (OPENVINO, "openvino"),
         (["config.json", "model.safetensors", "pytorch_model.bin"], "safetensors"),
     ],
 )
@@ -99,8 +99,8 @@ def test_folders_that_are_models(tmp_path: Path, names: list[str], expected: str
         ([], "holds no model"),
         (["config.json", "pytorch_model.bin"], "pickle"),
         (["model.onnx"], "no genai_config.json"),
-        (["openvino_model.xml", "openvino_model.bin"], "no openvino_tokenizer.xml and no openvino_detokenizer.xml"),
-        (["openvino_model.xml", "openvino_tokenizer.xml", "openvino_detokenizer.xml"], "no openvino_model.bin"),
+        (OPENVINO[:2], r"no openvino_tokenizer\.xml and no openvino_tokenizer\.bin and no openvino_detokenizer\.xml"),
+        *(([name for name in OPENVINO if name != missing], f"no {missing}") for missing in OPENVINO),
     ],
 )
 def test_other_folders_are_refused(tmp_path: Path, names: list[str], reason: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx as library
 import onnxruntime
 import pytest
 
@@ -231,16 +232,43 @@ def test_tokens_are_bytes_and_marks_are_read_in_a_text(fresh: Callable[..., Batc
     assert backend.encode("", True) == []
 
 
+def _weights_at(folder: Path, place: str) -> None:
+    """The graph's weights in a file beside it, and then said to be somewhere else."""
+    model = library.load(folder / "model.onnx")
+    options = {"save_as_external_data": True, "location": "weights.data", "size_threshold": 100}
+    library.save_model(model, folder / "model.onnx", **options)
+    (folder / "weights.data").rename(folder.parent / "elsewhere")
+    model = library.load(folder / "model.onnx", load_external_data=False)
+    for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
+        entry.value = place if entry.key == "location" else entry.value
+    library.save_model(model, folder / "model.onnx")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
-        (lambda folder: (folder / "model.onnx").unlink(), "names no graph"),
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing in"),
+        (lambda folder: _config(folder, "filename", None), "names no graph"),
+        (lambda folder: _config(folder, "filename", "../tiny/model.onnx"), "a graph that is not in the model's folder"),
+        (lambda folder: _config(folder, "filename", "/etc/passwd"), "a graph that is not in the model's folder"),
+        (lambda folder: _weights_at(folder, "../elsewhere"), "escapes model directory"),
+        (lambda folder: _weights_at(folder, "/etc/passwd"), "Absolute path not allowed"),
+        (lambda folder: _weights_at(folder, "gone.data"), "gone.data"),
         (lambda folder: (folder / "model.onnx").write_bytes(b"\x00\x01nonsense"), "model.onnx is not a graph"),
         (lambda folder: (folder / "genai_config.json").write_text("{"), "genai_config.json cannot be read"),
         (lambda folder: _config(folder, "num_hidden_layers", 3), "no past_key_values.2.key"),
         (lambda folder: _config(folder, "num_hidden_layers", 1), "takes past_key_values.1.key"),
         (lambda folder: _config(folder, "session_options", {"provider_options": [{"cuda": {}}]}), "is made for cuda"),
+        (lambda folder: _config(folder, "session_options", [1]), "genai_config.json: session_options is no object"),
+        (lambda folder: _config(folder, "session_options", {"provider_options": "cuda"}), "provider_options is no"),
+        (lambda folder: _config(folder, "inputs", ["ids"]), "genai_config.json: inputs is no object"),
+        (lambda folder: _config(folder, "inputs", {"input_ids": {}}), "named by something that is no text"),
+        (lambda folder: (folder / "genai_config.json").write_text('{"model": [1]}'), "model is no object"),
+        (lambda folder: (folder / "genai_config.json").write_text('{"model": {"eos_token_id": -5}}'), "eos_token_id"),
+        (lambda folder: (folder / "genai_config.json").write_text("[" * 100_000), "json cannot be read: it is nested"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[" * 100_000), "tokenizer.json cannot be read: it is"),
+        (lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff\xfe"), "chat_template.jinja is no text"),
         (lambda folder: _config(folder, "num_key_value_heads", None), None),
     ],
 )

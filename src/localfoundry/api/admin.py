@@ -59,6 +59,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
     now, plan = time.monotonic(), model.resident.plan
     idle = now - model.last_used
     leaves = model.ttl_s > 0 and not model.pinned
+    left_out = {one.engine: one.why for one in (*plan.left_out, *plan.failed)}  # what failed now says more
     return {
         "alias": model.manifest.alias,
         "id": model.id,
@@ -70,7 +71,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         else model.command.reason,
         "tuned": plan.tuned,
         "engine_arguments": list(plan.engine_arguments),
-        "engines_left_out": [{"engine": one.engine, "why": one.why} for one in (*plan.failed, *plan.left_out)],
+        "engines_left_out": [{"engine": name, "why": why} for name, why in left_out.items()],
         "file": model.runs.id,
         "state": model.state,
         "pid": model.worker.pid,

@@ -99,9 +99,16 @@ class OpenVino:
 
 
 def _check_whole(request: LoadRequest) -> None:
-    """Raise LoadFailed for a file that is cut short or no model: the library reads what is not there as weights."""
+    """Raise LoadFailed for a file that is cut short or no model: the library reads what is not there as weights.
+
+    For a tensor type that nobody here knows, its words are `unordered_map::at`.
+    """
     try:
-        read_model(request.model_path)
+        header = read_model(request.model_path)
     except NotAModel as exc:
         what = f"{request.model_id}: the model is corrupted or incomplete: {exc.message}"
         raise LoadFailed(what, hint=f"foundry cache verify {request.model_id}", param="model") from exc
+    strange = next((tensor for tensor in header.tensors if tensor.size_bytes is None), None)
+    if strange is not None:
+        what = f"{request.model_id}: tensor {strange.name[:100]} has type {strange.type}, which openvino does not read"
+        raise LoadFailed(what, hint=f"foundry model info {request.model_id}", param="model")

@@ -14,9 +14,10 @@ from localfoundry.formats.openvino import embeds
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 _FIRST_BYTES = 4096
-_OPENVINO_MODEL = "openvino_model.xml"
-_DETOKENIZER = "openvino_detokenizer.xml"  # what embeds texts writes none
-_BESIDE_OPENVINO_MODEL = ("openvino_model.bin", "openvino_tokenizer.xml", _DETOKENIZER)
+_OPENVINO_FILES = tuple(
+    f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")
+)
+_DETOKENIZER = {name for name in _OPENVINO_FILES if "detokenizer" in name}  # what embeds texts writes none
 _SAFE = "use the GGUF or safetensors form of this model; foundry model search finds them"
 _OTHER_BEGINNINGS = (
     (b"version https://git-lfs", "a Git LFS pointer: the model itself was not fetched", "git lfs pull"),
@@ -75,11 +76,12 @@ def _identify_folder(folder: Path) -> str:
     names = sorted(entry.name.lower() for entry in folder.iterdir())
     if "genai_config.json" in names:
         return "onnx"
-    if _OPENVINO_MODEL in names:
-        missing = [name for name in _BESIDE_OPENVINO_MODEL if name not in names]
-        if missing and not (missing == [_DETOKENIZER] and embeds(folder)):
+    here = [name for name in _OPENVINO_FILES if name in names]
+    if any(name.endswith(".xml") for name in here):
+        missing = [name for name in _OPENVINO_FILES if name not in names]
+        if missing and not (set(missing) <= _DETOKENIZER and embeds(folder)):
             raise NotAModel(
-                f"{folder.name} holds {_OPENVINO_MODEL} but no {' and no '.join(missing)}",
+                f"{folder.name} holds {here[0]} but no {' and no '.join(missing)}",
                 hint="export it whole: optimum-cli export openvino writes the model with its tokenizer",
             )
         return "openvino"

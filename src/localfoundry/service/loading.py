@@ -114,6 +114,7 @@ async def start(
     """
     engine = choice.named(resident.plan.engine, engines())
     await asyncio.to_thread(adopted.check, store, runs)
+    await asyncio.to_thread(_check_files, store, runs)
     command = engine.command(request, settings)
     for version in dict.fromkeys((manifest.id, runs.id)):
         await asyncio.to_thread(note_use, store, manifest if version == manifest.id else runs)
@@ -133,6 +134,13 @@ async def start(
     return LoadedModel(
         manifest, runs, engine, worker, command, resident, load_s, account.load_s, account.memory, request.state_dir
     )
+
+
+def _check_files(store: Store, runs: Manifest) -> None:
+    """Engines do not say which file of a folder is missing, and some read what is not there as weights."""
+    if missing := store.missing(runs):
+        what = f"{runs.id}: {', '.join(missing[:3])} is missing in its folder"
+        raise LoadFailed(what, hint=f"foundry cache verify {runs.id}", param="model")
 
 
 def of_force(worker: Worker, plan: LoadPlan) -> str:

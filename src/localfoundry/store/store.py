@@ -142,6 +142,11 @@ class Store:
         name = main_name(manifest.format, [f.name for f in manifest.files])
         return folder if name is None else folder / relative_name(name)
 
+    def missing(self, manifest: Manifest) -> list[str]:
+        """Files of a version that are not where they were put: deleted by hand, or lost with a part of a disk."""
+        folder = self.folder(manifest)
+        return [file.name for file in manifest.files if not (folder / relative_name(file.name)).is_file()]
+
     def blob(self, sha256: str) -> Path:
         """Where the bytes with this sum are, or would be."""
         return self.blobs / sha256_hex(sha256)

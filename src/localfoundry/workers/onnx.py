@@ -27,6 +27,9 @@ def main() -> None:
     try:
         check_device(options.device)
         backend = load(Path(options.model), options.context, options.parallel, options.threads)
+    except MemoryError:
+        print("error: out of memory", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
     except Exception as exc:  # noqa: BLE001 the library's errors have no common class, and all of them end the load
         print(f"error: {str(exc).strip() or type(exc).__name__}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None

@@ -15,32 +15,58 @@ import numpy as np
 from localfoundry.workers.generation import Grammar, Refused, Unsupported, Vocabulary
 from localfoundry.workers.vocabulary import of_entries
 
+CONFIG = "genai_config.json"
+_MOST_TOKENS = 2**31
+
 
 class Folder:
     """Raises Unsupported naming the file that is not there or not right."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = _read(path / "genai_config.json")
-        self.model: dict[str, Any] = self.config.get("model") or {}
-        self.decoder: dict[str, Any] = self.model.get("decoder") or {}
+        self.config = _read(path / CONFIG)
+        self.model = _part(self.config, "model")
+        self.decoder = _part(self.model, "decoder")
         ends = self.model.get("eos_token_id")
         self.ends: list[int] = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        if not all(type(end) is int and 0 <= end < _MOST_TOKENS for end in self.ends):
+            raise Unsupported(f"{CONFIG}: eos_token_id is no token and no list of tokens")
+
+    def graph(self) -> Path:
+        """The decoder's graph. Its name comes from a stranger: it is one of the folder's own files."""
+        name = self.decoder.get("filename")
+        if not isinstance(name, str) or not name:
+            raise Unsupported(f"{CONFIG} names no graph of a decoder")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise Unsupported(f"{CONFIG} names a graph that is not in the model's folder")
+        if not (self.path / name).is_file():
+            raise Unsupported(f"{Path(name).name} is missing in the model's folder")
+        return self.path / name
+
+    def names(self, kind: str) -> dict[str, Any]:
+        """What the graph's `inputs` or `outputs` are called."""
+        return _part(self.decoder, kind)
 
     def check_device(self) -> None:
         """Raises Unsupported for a folder whose configuration asks for another device than the processor."""
-        options = self.decoder.get("session_options") or {}
-        wanted = [name for one in options.get("provider_options") or [] for name in one if name.lower() != "cpu"]
+        given = _part(self.decoder, "session_options").get("provider_options") or []
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            raise Unsupported(f"{CONFIG}: provider_options is no list of objects")
+        wanted = [name for one in given for name in one if name.lower() != "cpu"]
         if wanted:
             raise Unsupported(f"the folder is made for {', '.join(wanted)[:100]}; one for the processor is needed")
 
     def template(self) -> str | None:
         alone = self.path / "chat_template.jinja"
         if alone.is_file():
-            return alone.read_text(encoding="utf-8")
+            try:
+                return alone.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise Unsupported(f"{alone.name} is no text in UTF-8") from None
         given = self._settings().get("chat_template")
         if isinstance(given, list):  # several, by name
-            given = next((one.get("template") for one in given if one.get("name") == "default"), None)
+            named = [one for one in given if isinstance(one, dict)]
+            given = next((one.get("template") for one in named if one.get("name") == "default"), None)
         return given if isinstance(given, str) else None
 
     def _settings(self) -> dict[str, Any]:
@@ -125,11 +151,21 @@ def _bos_first(document: dict[str, Any], folder: Folder) -> list[int]:
     return [bos] if folder._settings().get("add_bos_token") is True and isinstance(bos, int) else []
 
 
+def _part(document: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object of the configuration; empty where there is none."""
+    found = document.get(key) or {}
+    if not isinstance(found, dict):
+        raise Unsupported(f"{CONFIG}: {key} is no object")
+    return found
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise Unsupported(f"{path.name} is missing in the model's folder") from None
+    except RecursionError:
+        raise Unsupported(f"{path.name} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as exc:
         raise Unsupported(f"{path.name} cannot be read: {exc}") from None
     if not isinstance(found, dict):

@@ -39,16 +39,13 @@ class Graph:
 
         silence.onnxruntime(onnxruntime)
         self._runtime = onnxruntime
-        name = folder.decoder.get("filename")
-        if not isinstance(name, str) or not (folder.path / name).is_file():
-            raise Unsupported("genai_config.json names no graph of a decoder that is there")
-        data, picked = _picking_last(folder.path / name, context)
+        data, picked = _picking_last(folder.graph(), context)
         self._session = onnxruntime.InferenceSession(
             data, self._options(folder.path, threads), providers=["CPUExecutionProvider"]
         )
         inputs = {one.name: one for one in self._session.get_inputs()}
         outputs = {one.name: one for one in self._session.get_outputs()}
-        self._names = _names(folder.decoder)
+        self._names = _names(folder)
         layers = [_layer(self._names, number, inputs, outputs) for number in range(_layers(folder))]
         self._caches = [(past, present) for layer in layers for past, present in layer]
         self._check(inputs, outputs)
@@ -135,14 +132,17 @@ def _cores() -> int:
     return max(min(psutil.cpu_count(logical=False) or allowed, allowed), 1)
 
 
-def _names(decoder: dict[str, Any]) -> dict[str, str]:
+def _names(folder: Folder) -> dict[str, str]:
     defaults = {
         "input_ids": "input_ids", "attention_mask": "attention_mask", "position_ids": "position_ids",
         "past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value",
         "logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value",
     }  # fmt: skip
-    named = {**(decoder.get("inputs") or {}), **(decoder.get("outputs") or {})}
-    return {key: str(named.get(key, default)) for key, default in defaults.items()}
+    named = {**folder.names("inputs"), **folder.names("outputs")}
+    names = {key: named.get(key, default) for key, default in defaults.items()}
+    if not all(isinstance(name, str) for name in names.values()):
+        raise Unsupported("genai_config.json: an input or output of the graph is named by something that is no text")
+    return names
 
 
 def _layers(folder: Folder) -> int:
