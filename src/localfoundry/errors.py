@@ -23,6 +23,7 @@
     │   ├── InvalidSuite         400  a suite of tasks that cannot be read or used
     │   ├── NotAModel            400  a file that is not a model, or one that is refused
     │   ├── BadBundle            400  a bundle that is damaged, hostile, or not signed as it should be
+    │   ├── BudgetTooSmall       400  less time than a conclusion takes
     │   ├── BadReference         400  a reference for fidelity that is damaged, or of another model
     │   ├── LossyEncoding        400  re-encoding would change a model's weights by more than is allowed
     │   ├── NotCompilable        400  a model that cannot be compiled as asked
@@ -284,6 +285,12 @@ class BadBundle(UsageError):
     """A bundle is damaged, hostile, or not signed by the key that was asked for. Nothing of it was filed."""
 
     code = "bad_bundle"
+
+
+class BudgetTooSmall(UsageError):
+    """Tuning was given less time than comparing one candidate with the default takes."""
+
+    code = "budget_too_small"
 
 
 class BadReference(UsageError):

@@ -28,6 +28,8 @@ SAMPLES = {
     "--cache-type-v": "q4_0", "--flash-attn": "on", "--numa": "distribute", "--rope-scaling": "yarn",
     "--rope-freq-base": "20000", "--rope-freq-scale": "0.5", "--yarn-orig-ctx": "1024", "--n-predict": "-1",
     "--keep": "4", "--cache-reuse": "16", "--slot-prompt-similarity": "0.25", "--n-gpu-layers": "0",
+    "--spec-type": "ngram-mod", "--spec-ngram-simple-size-n": "4", "--spec-ngram-simple-size-m": "16",
+    "--spec-ngram-mod-n-match": "16", "--spec-ngram-mod-n-min": "8", "--spec-ngram-mod-n-max": "32",
 }  # fmt: skip
 REFUSED = (
     "--host", "--port", "--model", "-m", "--api-key", "--api-key-file", "--path", "--slot-save-path", "--ssl-key-file",
@@ -127,7 +129,8 @@ def test_every_argument_of_the_table_is_one_of_the_engine() -> None:
 def test_the_real_engine_goes_by_them(starter: Manifest, tmp_path: Path) -> None:
     """One thread, a small batch, a quantized cache and weights that are not mapped, in the engine's own words."""
     given = ("--threads", "1", "--batch-size", "256", "-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on", "--no-mmap")
-    log = engine_log(starter, (*given, "--no-warmup", "--rope-freq-base", "20000"))
+    speculation = ("--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", "4")
+    log = engine_log(starter, (*given, "--no-warmup", "--rope-freq-base", "20000", *speculation))
     assert re.search(r"n_threads = 1 \(n_threads_batch = 1\)", log)
     assert re.search(r"n_batch\s*= 256", log)
     assert "K (q8_0)" in log
@@ -135,6 +138,7 @@ def test_the_real_engine_goes_by_them(starter: Manifest, tmp_path: Path) -> None
     assert "CPU_Mapped model buffer" not in log
     assert re.search(r"freq_base\s*= 20000", log)
     assert "warming up" not in log
+    assert "size_n=4" in log and "speculative decoding context initialized" in log
 
 
 def engine_log(manifest: Manifest, given: tuple[str, ...]) -> str:

@@ -15,7 +15,9 @@ from localfoundry import config
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import profiles
 from localfoundry.config.profiles import Profile
+from localfoundry.engines.choice import Wish
 from localfoundry.results import place
+from localfoundry.service import tuned
 from localfoundry.service.planning import LoadOptions
 from localfoundry.service.service import Service
 from localfoundry.service.tuned import sha256_of
@@ -106,3 +108,15 @@ async def test_a_profile_whose_file_is_gone_is_not_used(running: Service) -> Non
     manifest = await twofold(running)
     tune(running, manifest, runs="one-q8_0:1", runs_sha256="2" * 64, runs_target="Q8_0")
     assert not (await running.load(manifest.alias)).resident.plan.tuned
+
+
+async def test_how_requests_come_prefers_a_profile_and_rules_none_out(running: Service) -> None:
+    """What nobody chose must not undo what was tuned."""
+    manifest = await twofold(running)
+    store, home = running.store, running.settings.home
+    chat = tune(running, manifest)
+    wish = Wish(profile="throughput", seen=True)
+    assert (found := tuned.find(store, manifest, home, wish)) is not None and found.profile == chat
+    assert tuned.find(store, manifest, home, Wish(profile="throughput")) is None
+    other = tune(running, manifest, purpose="throughput", tuned_at="2020-01-01T00:00:00+00:00")
+    assert (found := tuned.find(store, manifest, home, wish)) is not None and found.profile == other

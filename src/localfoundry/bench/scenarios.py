@@ -1,8 +1,8 @@
 """What models are asked for: kinds of work that differ in what they cost, each with distinct prompts from one seed.
 
-`chat` is short in and short out; `long-prompt` measures prefill, `long-answer` decode; `code`, `structured` and
-`retrieval` have the shape of those tasks; `course` is the four questions of the course, word for word, in Danish and in
-English; `own` stands for prompts from a file. What the answers are worth is not looked at here.
+`chat` is short in and short out; `long-prompt` measures prefill, `long-answer` decode; `code`, `rewrite`, `structured`
+and `retrieval` have the shape of those tasks; `course` is the four questions of the course, word for word, in Danish
+and in English; `own` stands for prompts from a file. What the answers are worth is not looked at here.
 """
 
 from __future__ import annotations
@@ -79,6 +79,28 @@ def _code(draw: random.Random, words: int) -> str:
     return " ".join([opening, *plain_words(draw, min(words - len(opening.split()), 12))])
 
 
+_WORDS = ("price", "count", "weight", "size", "rate", "score", "total", "limit")
+
+
+def _rewrite(draw: random.Random, words: int) -> str:
+    """A Python class to be written again with one name changed: most of the answer stands in the prompt."""
+    names = draw.sample(_WORDS, k=6)
+    lines = [f"class Record{draw.randint(10, 99)}:"]
+    for place in range(max(round((words - 19) / 24), 2)):  # 24 words each
+        first, second = names[place % 6], names[(place + 1) % 6]
+        lines += [
+            f"    def {first}_of_{place}(self, items):",
+            "        result = 0",
+            "        for item in items:",
+            f"            if item.{second} is not None:",
+            f"                result = result + item.{first} * item.{second}",
+            "        return result",
+        ]
+    text = "\n".join(lines)
+    asked = "Write this Python class again with the variable `result` called `value`, and change nothing else."
+    return f"{asked}\n```python\n{text}\n```"
+
+
 _PEOPLE = ("Anna Lund", "Bo Madsen", "Clara Friis", "David Holm", "Eva Krogh", "Finn Dahl")
 
 
@@ -121,6 +143,7 @@ SCENARIOS = {
         Scenario("long-prompt", "1,200 words in, short out: prefill", 32, 1200, _long_prompt),
         Scenario("long-answer", "short in, 512 tokens out: decode", 512, 60, _long_answer),
         Scenario("code", "a Python function", 256, 60, _code),
+        Scenario("rewrite", "code to write again with a name changed: answers repeat their prompt", 192, 120, _rewrite),
         Scenario(
             "structured", "JSON that a schema constrains", 128, 80, _structured,
             parameters={"response_format": {

@@ -119,6 +119,7 @@ TOP = {
     "bench": "bench:bench",
     "eval": "eval:evaluate",
     "compare": "compare:compare",
+    "tune": "tune:tune",
     "rate": "rate:rate",
     "import": "adopt:import_models",
     "status": "server:status",

@@ -59,6 +59,9 @@ def _one_of(prefix: str, **words: str) -> Callable[[str], str]:
 _cache_type = _one_of("GGML_TYPE_", **{name: name.upper() for name in _CACHE_TYPES})
 _flash = _one_of("LLAMA_FLASH_ATTN_TYPE_", on="ENABLED", off="DISABLED", auto="AUTO")
 _numa = _one_of("GGML_NUMA_STRATEGY_", distribute="DISTRIBUTE", isolate="ISOLATE", numactl="NUMACTL")
+# Without a second model: what was said before is looked up. The kinds that read a file or another model are left out.
+_LOOKUPS = ("none", "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod")
+_speculation = _one_of("COMMON_SPECULATIVE_TYPE_", **{name: name.upper().replace("-", "_") for name in _LOOKUPS})
 _rope = _one_of("LLAMA_ROPE_SCALING_TYPE_", none="NONE", linear="LINEAR", yarn="YARN")
 
 BUNDLED: dict[str, Argument] = {
@@ -83,6 +86,12 @@ BUNDLED: dict[str, Argument] = {
     "--n-gpu-layers": Argument("-ngl", "n_gpu_layers", _whole(-1, 10_000)),
     "--no-kv-offload": Argument("-nkvo", "no_kv_offload", switched="true"),
     "--no-warmup": Argument("", "warmup", switched="false"),
+    "--spec-type": Argument("", "speculative.types", _speculation),
+    "--spec-ngram-simple-size-n": Argument("", "speculative.ngram_simple.size_n", _whole(1, 1024)),
+    "--spec-ngram-simple-size-m": Argument("", "speculative.ngram_simple.size_m", _whole(1, 1024)),
+    "--spec-ngram-mod-n-match": Argument("", "speculative.ngram_mod.n_match", _whole(1, 1024)),
+    "--spec-ngram-mod-n-min": Argument("", "speculative.ngram_mod.n_min", _whole(0, 1024)),
+    "--spec-ngram-mod-n-max": Argument("", "speculative.ngram_mod.n_max", _whole(1, 1024)),
     "--swa-full": Argument("", "swa_full", switched="true"),
 }
 _LONG = {argument.short: flag for flag, argument in BUNDLED.items() if argument.short}

@@ -74,7 +74,7 @@ async def _positions(
             return [await position(row) for row in rows if row.chunk == number]
 
     async def position(row: Row) -> Position:
-        found = await _top(client, model, reference.chunks[row.chunk][: row.position])
+        found = await top(client, model, reference.chunks[row.chunk][: row.position])
         count.one()
         return compare(row, found)
 
@@ -82,10 +82,13 @@ async def _positions(
     return [position for positions in found for position in positions]
 
 
-async def _top(client: ServiceClient, model: str, tokens: Sequence[int]) -> dict[int, float]:
-    """The likeliest next tokens with their log-probabilities, in the form of llama.cpp's server: with token ids."""
+async def top(client: ServiceClient, model: str, prompt: Sequence[int] | str) -> dict[int, float]:
+    """The likeliest next tokens with their log-probabilities, in the form of llama.cpp's server: with token ids.
+
+    Raises NoLogprobs, and what the service reports.
+    """
     try:
-        answer = await _complete(client, model, tokens, 1, logprobs=TOP)
+        answer = await _complete(client, model, prompt, 1, logprobs=TOP)
     except InvalidRequest as exc:
         raise NoLogprobs(exc.message) from exc
     try:
@@ -113,8 +116,9 @@ async def _answer(
 
 
 async def _complete(
-    client: ServiceClient, model: str, tokens: Sequence[int], max_tokens: int, **more: int
+    client: ServiceClient, model: str, prompt: Sequence[int] | str, max_tokens: int, **more: int
 ) -> dict[str, Any]:
-    body = {"model": model, "prompt": list(tokens), "max_tokens": max_tokens, "temperature": 0, **more}
+    said = prompt if isinstance(prompt, str) else list(prompt)
+    body = {"model": model, "prompt": said, "max_tokens": max_tokens, "temperature": 0, **more}
     answer: dict[str, Any] = await client.post("/v1/completions", body)
     return answer

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["bench", "eval", "rating", "import"]
+Kind = Literal["bench", "eval", "rating", "import", "tune"]
 Status = Literal["running", "finished", "interrupted", "failed"]
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # base 32 without the letters that are read as digits

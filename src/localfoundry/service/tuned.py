@@ -45,7 +45,12 @@ def find(store: Store, manifest: Manifest, home: Path, wish: Wish) -> Tuned | No
         known = profiles.read(home)
     except InvalidSetting:
         return None
-    profile = profiles.matching(known, place.machine_id(), sha256_of(store, manifest), wish.profile) if known else None
+    if not known:
+        return None
+    machine, sha256 = place.machine_id(), sha256_of(store, manifest)
+    profile = profiles.matching(known, machine, sha256, wish.profile)
+    if profile is None and wish.seen:  # nobody chose it: what was tuned for something else is still better than nothing
+        profile = profiles.matching(known, machine, sha256)
     return None if profile is None else _judged(store, manifest, profile, wish)
 
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -106,6 +107,9 @@ class FakeServer:
             error = {"code": 400, "message": "too many tokens", "type": "exceed_context_size_error", **counts}
             respond(writer, 400, {"error": error})
             return
+        if body.get("logprobs"):
+            respond(writer, 200, self._distribution(int(body["logprobs"])))
+            return
         limit = int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
         count = max(min(limit, self.context - prompt_tokens), 0)
         word = texts[-1].split()[-1] if self.switches.get("echo") else str(self.switches.get("answer", "token"))
@@ -118,6 +122,20 @@ class FakeServer:
             self.held -= answer.held
             self.running -= 1
             gone.cancel()
+
+    def _distribution(self, count: int) -> dict[str, Any]:
+        """The likeliest next tokens of a fixed distribution: one with a half, a hundred with what is left.
+
+        `loss` moves so much probability from the one to the others that the divergence is about `loss`.
+        """
+        likeliest = 0.5 - math.sqrt(float(self.switches.get("loss", 0)) / 2)
+        shares = [likeliest, *[(1 - likeliest) / 100] * 100]
+        entries = [{"id": n, "token": f"t{n}", "logprob": math.log(share)} for n, share in enumerate(shares[:count])]
+        choice = {"index": 0, "text": "t0", "logprobs": {"content": [{**entries[0], "top_logprobs": entries}]},
+                  "finish_reason": "length"}  # fmt: skip
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return {"id": "fake", "object": "text_completion", "created": 0, "model": self.alias, "choices": [choice],
+                "usage": usage}  # fmt: skip
 
 
 class Answer:

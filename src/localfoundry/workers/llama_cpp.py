@@ -74,8 +74,11 @@ def _set(params: Any, parameter: str, text: str) -> None:
     *places, name = parameter.split(".")
     for place in places:
         params = getattr(params, place)
-    kind = type(getattr(params, name))
-    if issubclass(kind, enum.Enum):
+    before = getattr(params, name)
+    kind = type(before)
+    if isinstance(before, list):  # of one or more members of an enumeration
+        setattr(params, name, [type(before[0])[text]])
+    elif issubclass(kind, enum.Enum):
         setattr(params, name, kind[text])
     else:
         setattr(params, name, text == "true" if kind is bool else kind(text))

@@ -1,0 +1,153 @@
+"""The files and engines to start from: how the service would load a model now, what else is cached, what can be made.
+
+Reads manifests and headers; makes nothing. Which engine reads which file faithfully is `engines/faithful.py`'s to say:
+one that would re-quantize a file in silence is not a way of loading it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from localfoundry.build import quantize, reencode
+from localfoundry.build.quantize import QuantPlan
+from localfoundry.build.reencode import Plan
+from localfoundry.config import Settings
+from localfoundry.engines import engines, faithful
+from localfoundry.engines.base import Engine
+from localfoundry.engines.openvino import OpenVino
+from localfoundry.errors import FoundryError
+from localfoundry.service import choosing
+from localfoundry.service.tuned import sha256_of
+from localfoundry.store.manifest import Manifest
+from localfoundry.store.progress import Progress
+from localfoundry.store.store import Store
+from localfoundry.tuning.space import Setting
+
+_Q8 = "Q8_0"
+_SMALLER = ["Q4_0", "Q4_K_M"]  # with kernels of their own in llama.cpp, and the usual compromise
+
+Made = Plan | QuantPlan
+
+
+def default(store: Store, manifest: Manifest, settings: Settings) -> tuple[Setting, str | None]:
+    """How the service would load it without any profile; and the type it would be re-encoded to first, if any.
+
+    Raises NotRunnable, InvalidRequest.
+    """
+    chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
+    choice = choosing.choose(store, manifest, settings, choosing.wish_of(manifest, settings))
+    first = choice.candidates[0]
+    runs = (store.find(first.runs) if first.runs else None) or manifest
+    made = Setting(first.engine.name, runs.id, _file(runs), chosen.engine_arguments, chosen.parallel)
+    return made, first.reencode_to
+
+
+def others(
+    store: Store, manifest: Manifest, settings: Settings, only: Engine | None, quants: Collection[str] = ()
+) -> list[Setting]:
+    """Every engine that is here with every cached version of the model that it reads faithfully, re-encodings first.
+
+    `only`: this engine alone; `quants`: these quantizations alone, and the model's own.
+    """
+    chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
+    found = [
+        Setting(engine.name, version.id, _file(version), (), chosen.parallel)
+        for version in versions(store, manifest, quants)
+        for engine in engines()
+        if only in (None, engine) or (only is not None and engine.name == only.name)
+        if _runs(store, engine, version)
+    ]
+    return _told_apart(found)
+
+
+def versions(store: Store, manifest: Manifest, quants: Collection[str] = ()) -> list[Manifest]:
+    """Cached versions of the same model, what was made of these bytes first; of each name the newest."""
+    wanted = {word.upper() for word in quants}
+    same = {m.name: m for m in store.manifests() if m.alias == manifest.alias and m.tasks == manifest.tasks}
+    same[manifest.name] = manifest
+    sha256 = sha256_of(store, manifest)
+
+    def rank(version: Manifest) -> bool:
+        return not (version.recipe is not None and version.recipe.source_sha256 == sha256)
+
+    kept = [m for m in same.values() if not wanted or m is manifest or (m.quantization or m.format).upper() in wanted]
+    return sorted(kept, key=rank)
+
+
+def to_make(
+    store: Store, manifest: Manifest, settings: Settings, only: Engine | None, quants: Collection[str] = ()
+) -> list[Made]:
+    """What engines here would gain from and that is not here yet, as far as the disk has room. Reads headers.
+
+    Re-encodings, which lose next to nothing. Smaller types, of weights that are not quantized yet: of others they lose
+    more than a guard lets through, so those are made only where `quants` names them.
+    """
+    wanted = [word.upper() for word in quants]
+    plans: list[Made | None] = []
+    if only is None or only.name == OpenVino.name:
+        plans.append(_reencoded(store, manifest, reencode.OPENVINO) if OpenVino().missing() is None else None)
+    if only is None or only.name != OpenVino.name:
+        plans.append(_reencoded(store, manifest, _Q8) if not wanted or _Q8 in wanted else None)
+        types = [word for word in wanted if word != _Q8] or ([] if wanted else _SMALLER)
+        plans += [_quantized(store, manifest, settings, kind, named=bool(wanted)) for kind in types]
+    return [plan for plan in plans if plan is not None and plan.present is None and plan.fits]
+
+
+def make(store: Store, made: Made, progress: Progress) -> Manifest:
+    """Blocking. Raises what re-encoding and quantizing do."""
+    if isinstance(made, QuantPlan):
+        return quantize.make(store, made, progress=progress)
+    return reencode.carry_out(store, made, progress)
+
+
+def _reencoded(store: Store, manifest: Manifest, target: str) -> Plan | None:
+    if target == reencode.OPENVINO and OpenVino().takes(choosing.facts_of(store, manifest)) is not None:
+        return None
+    try:
+        return reencode.plan(store, manifest, target)
+    except FoundryError:  # nothing to do, or nothing that can be done
+        return None
+
+
+def _quantized(store: Store, manifest: Manifest, settings: Settings, type: str, *, named: bool) -> QuantPlan | None:
+    """`named`: a person asked for it, also of weights that are quantized already. Raises UsageError for no type."""
+    if manifest.format != "gguf":
+        return None
+    origin = quantize.best_source(store, manifest)
+    made = quantize.plan(store, origin, type, settings, allow_requantize=named)
+    return None if made.why_not else made
+
+
+def _runs(store: Store, engine: Engine, version: Manifest) -> bool:
+    facts = choosing.facts_of(store, version)
+    return (
+        version.format in engine.formats
+        and engine.missing() is None
+        and engine.takes(facts) is None
+        and not faithful.misread(engine.name, facts.tensor_types)
+    )
+
+
+def _file(version: Manifest) -> str:
+    """What tables call a version: its quantization, or its format where that is another one."""
+    if version.format == "gguf":
+        return version.quantization or version.name
+    return version.format if version.recipe is None else f"{version.format} {version.quantization or ''}".strip()
+
+
+def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
+    """With the version's id where two would be called the same."""
+    labels = [setting.label for setting in settings]
+    return [_named(s) if labels.count(s.label) > 1 else s for s in settings]
+
+
+def _named(setting: Setting) -> Setting:
+    return Setting(setting.engine, setting.version, setting.version, setting.arguments, setting.parallel)
+
+
+def left_out(store: Store, manifest: Manifest) -> Iterable[str]:
+    """Why engines of its format have no part in it; a command that changes that stands at the end."""
+    for engine in engines():
+        why = engine.missing() if manifest.format in engine.formats else None
+        if why is not None:
+            yield f"{engine.name}: {why}"

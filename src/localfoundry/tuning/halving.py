@@ -1,0 +1,77 @@
+"""Who stays, how many rounds there is time for, and what may be concluded. Pure: numbers in, values out.
+
+Screening goes by point estimates, as a wrong guess there only costs a candidate. What is concluded rests on rounds of
+its own that nobody was chosen by, and on the interval of their paired ratio: the best of ten equals looks better than
+the default in the rounds that made it the best, and in new ones it does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from localfoundry.bench.stats import Ratio, paired_ratio
+
+SCREEN_ROUNDS = 2
+SECOND_ROUNDS = 3
+LEAST_ROUNDS = 6  # of a conclusion: below that, the range of all pairs holds the median in less than 95 % of cases
+MOST_ROUNDS = 12
+GUARD = 0.2  # of the time that is left, for asking what a winner costs in quality
+
+K = TypeVar("K")
+ByRound = Mapping[int, float]
+
+
+def compared(a: ByRound, b: ByRound) -> Ratio | None:
+    """`a` over `b` in the rounds that both have; None without any."""
+    common = sorted(a.keys() & b.keys())
+    return paired_ratio([a[n] for n in common], [b[n] for n in common]) if common else None
+
+
+def better(ratio: Ratio | None) -> bool:
+    """Whether it is shown to be above 1: enough pairs, little noise, and an interval that lies above."""
+    return (
+        ratio is not None
+        and ratio.n >= LEAST_ROUNDS
+        and ratio.verdict == "difference shown"
+        and ratio.interval is not None
+        and ratio.interval.low > 1
+    )
+
+
+def survivors(gains: Mapping[K, float], above: float = 0.0) -> list[K]:
+    """The better half, best first, without those that are not above a limit."""
+    ordered = sorted((key for key in gains if gains[key] > above), key=lambda key: -gains[key])
+    return ordered[: math.ceil(len(gains) / 2)]
+
+
+def rounds_in(left_s: float, costs: Sequence[tuple[float, float]], most: int) -> int:
+    """How many rounds, up to `most`, there is time for; each cost is (seconds to load, seconds of a round).
+
+    One more round is counted for each, the warm-up.
+    """
+    loads, each = sum(load for load, _ in costs), sum(one for _, one in costs)
+    if each <= 0:
+        return most
+    return max(min(most, math.floor((left_s - loads) / each) - 1), 0)
+
+
+def affordable(candidates: Sequence[K], left_s: float, cost: tuple[float, float], rounds: int) -> list[K]:
+    """As many of the first as there is time for, beside the one that they are compared with."""
+    load_s, round_s = cost
+    each = load_s + (rounds + 1) * round_s
+    return list(candidates[: max(math.floor(left_s / each) - 1, 0)]) if each > 0 else list(candidates)
+
+
+def smallest_s(cost: tuple[float, float]) -> float:
+    """The least time in which one candidate can be compared with the default, twice: to find it and to be sure."""
+    load_s, round_s = cost
+    proof_s = 2 * (load_s + (LEAST_ROUNDS + 1) * round_s)
+    return load_s + 2 * round_s + (screening_s(cost) + proof_s) / (1 - GUARD)
+
+
+def screening_s(cost: tuple[float, float]) -> float:
+    """One candidate beside another."""
+    load_s, round_s = cost
+    return 2 * (load_s + (SCREEN_ROUNDS + 1) * round_s) * 1.01

@@ -1,0 +1,50 @@
+"""What is proposed: words that the engine takes, one value for each dimension, and nothing that a person has chosen."""
+
+from __future__ import annotations
+
+import pytest
+
+from localfoundry import config
+from localfoundry.config.profiles import PURPOSES
+from localfoundry.engines import choice, engines
+from localfoundry.tuning import purpose, space
+from localfoundry.tuning.space import Option, Setting
+
+
+@pytest.mark.parametrize("name", ["llama.cpp", "openvino", "onnx", "fake"])
+@pytest.mark.parametrize("wanted", PURPOSES)
+@pytest.mark.parametrize("threads", [[1], [16, 8]])
+def test_every_option_is_taken_by_its_engine(name: str, wanted: str, threads: list[int]) -> None:
+    engine, settings = choice.named(name, engines()), config.load()
+    found = space.options(Setting(name, "m:1", "Q8_0"), wanted, threads, 8, lambda _: True)
+    assert found
+    for option in found:
+        if option.value.startswith("prompt lookup"):
+            continue  # tried where the engine knows it, and else left out
+        engine.check_arguments(option.words, "m:1", settings)
+        assert option.words or option.parallel
+
+
+def test_what_a_person_chose_and_what_the_engine_refuses_is_not_proposed() -> None:
+    setting = Setting("llama.cpp", "m:1", "Q8_0", arguments=("--threads", "3"))
+    found = space.options(setting, "chat", [4], 1, lambda changed: "q8_0" not in changed.words)
+    assert {option.dimension for option in found} == {"speculation", "flash attention"}
+
+
+def test_the_best_of_each_dimension_is_combined() -> None:
+    one, two, other = Option("batch", "1"), Option("batch", "2"), Option("threads", "2")
+    made = space.combined(Setting("e", "m:1", "f"), [(one, 1.1), (two, 1.2), (other, 1.05)])
+    assert made.options == (two, other)
+    assert made.without("batch").options == (other,)
+    assert made.plus(one).options == (other, one)
+
+
+def test_as_many_threads_as_cores_are_the_default_and_not_tried() -> None:
+    assert space.thread_counts(2, 2) == [1]
+    assert space.thread_counts(16, 8) == [16]
+    assert space.thread_counts(1, 1) == []
+
+
+def test_each_purpose_is_one_that_is_kept() -> None:
+    for name in PURPOSES:
+        assert purpose.find(name).name == name
