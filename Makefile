@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo test test-engines check bench docs clean
+.PHONY: help install demo test test-engines test-native check bench docs clean
 
 help:
 	@echo "make demo     the whole way on a real model: pull, list, run, measure, compare"
 	@echo "make test     the tests, on the real engine and the real starter model"
 	@echo "make test-engines  the faults, loads, mixed load and texts of every engine on the real model, at length"
+	@echo "make test-native  llama.cpp built for this machine, tried, used and measured; about five minutes"
 	@echo "make check    lint, types, import rules, generated pages"
 	@echo "make bench    the figures of docs/benchmarks.md, measured on this machine"
 	@echo "make docs     write the generated pages again"
@@ -30,6 +31,9 @@ test: install
 
 test-engines: install
 	$(BIN)/python -m pytest -m "thorough or real_model" --timeout=1800 --durations=10 -s
+
+test-native: install
+	$(BIN)/python benchmarks/native_build.py
 
 check: install
 	$(BIN)/ruff check

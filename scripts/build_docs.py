@@ -30,7 +30,7 @@ def commands_page() -> str:
         "everything else to standard error. `foundry COMMAND --help` shows the same as this page.\n"
     ]
     context = click.Context(cli, info_name="foundry", help_option_names=["-h", "--help"])
-    names = ("model", "cache", "bench", "bundle", "config", "key", "results", "service", "server")
+    names = ("model", "cache", "bench", "bundle", "config", "engine", "key", "results", "service", "server")
     for group in (cli, *(cli.get_command(context, name) for name in names)):
         assert isinstance(group, LazyGroup)
         here = context if group is cli else click.Context(group, info_name=group.name, parent=context)

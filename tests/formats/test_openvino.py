@@ -18,7 +18,7 @@ PORT = '<port id="0" precision="FP32" names="{}"></port>'
 def folder(path: Path, *names: str, filling: int = 0) -> Path:
     ports = " " * filling + "".join(PORT.format(name) for name in names)
     (path / "openvino_model.xml").write_text(f'<net name="{names[0]}">{ports}</net>')
-    for name in ("openvino_model.bin", "openvino_tokenizer.xml"):
+    for name in ("openvino_model.bin", "openvino_tokenizer.xml", "openvino_tokenizer.bin"):
         (path / name).write_text("x")
     return path
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from localfoundry.build import installed
 from localfoundry.config import Settings
 from localfoundry.errors import BuildCancelled, BuildFailed
 from localfoundry.store.progress import Progress
@@ -28,12 +29,15 @@ _COMPLAINT = re.compile(r"error|fail|invalid|unable|cannot|unsupported|bad_alloc
 
 
 def find(name: str, settings: Settings) -> Path | None:
-    """The program of that name: beside the server that the settings name, else on the PATH."""
+    """The program of that name: beside the server that the settings name, of the newest build, else on the PATH."""
     beside = settings.llama_server
-    if beside not in ("auto", "bundled"):
+    build = installed.named(settings, beside) or installed.usable(settings)
+    if "/" in beside or "\\" in beside:
         found = shutil.which(name, path=str(Path(beside).parent))
         if found:
             return Path(found)
+    if build is not None and installed.program(settings, build, name).is_file():
+        return installed.program(settings, build, name)
     found = shutil.which(name)
     return Path(found) if found else None
 
@@ -52,11 +56,12 @@ def stop_if(cancelled: Callable[[], bool], name: str) -> None:
 
 def run(
     program: Path, arguments: Sequence[str], *, memory_bytes: int, step: str, name: str, progress: Progress,
-    cancelled: Callable[[], bool], folder: Path | None = None,
+    cancelled: Callable[[], bool], folder: Path | None = None, size_bytes: int | None = None,
 ) -> str:  # fmt: skip
     """Run it to its end and return what it wrote, at most a few hundred lines. Blocking.
 
-    Lines that begin with `[12/ 272]` are progress. Raises BuildFailed with the program's own words, BuildCancelled.
+    Lines that begin with `[12/ 272]` are progress through `size_bytes`. Raises BuildFailed with the program's own
+    words, BuildCancelled.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "localfoundry.workers.native", str(program), *arguments], stdin=subprocess.PIPE,
@@ -65,22 +70,22 @@ def run(
     )  # fmt: skip
     assert process.stdout is not None
     told = _Told(process.stdout)
-    progress.start(step, name, None)
+    progress.start(step, name, size_bytes)
     try:
-        known = 0
         while told.is_alive():
             told.join(_POLL_S)
             stop_if(cancelled, name)
-            done, total = told.share
-            if total != known:
-                known = total
-                progress.start(step, name, total)
-            progress.position(done)
+            if size_bytes:
+                progress.position(int(told.share * size_bytes))
         status = process.wait()
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        told.join()  # ends with the process, and nobody else reads its words
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
     if status != 0:
         raise BuildFailed(
             f"{program.name} ended with {_ended(status)} at {name}: {_complaint(told.text)}",
@@ -97,14 +102,14 @@ class _Told(threading.Thread):
         self._stream = stream
         self._first: list[str] = []
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
-        self.share = 0, 0  # done, of how many
+        self.share = 0.0
         self.start()
 
     def run(self) -> None:
         for line in self._stream:
             found = _SHARE.match(line)
             if found:
-                self.share = int(found[1]), int(found[2])
+                self.share = min(int(found[1]) / max(int(found[2]), 1), 1.0)
             if len(self._first) < _KEPT_LINES:
                 self._first.append(line[:400].rstrip("\n"))
             else:

@@ -261,7 +261,7 @@ def _with_llama_cpp(
     told = llama_tools.run(
         made.program, [*arguments, str(path), str(target), made.type, str(os.cpu_count() or 1)],
         memory_bytes=2 * 2**30 + 8 * largest, step="Quantizing", name=made.name, progress=progress, cancelled=cancelled,
-        folder=folder,
+        folder=folder, size_bytes=path.stat().st_size,
     )  # fmt: skip
     return _recipe(store, made, f"{THEIRS} {llama_tools.build_of(told)}", header, target, inputs)
 

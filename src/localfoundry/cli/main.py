@@ -112,6 +112,12 @@ RESULTS = {
     "show": "results:show",
     "schema": "results:schema",
 }
+ENGINE = {
+    "list": "engine:list_engines",
+    "install": "engine_install:install",
+    "use": "engine:use",
+    "remove": "engine:remove",
+}
 TOP = {
     "run": "run:run_model",
     "chat": "run:chat",
@@ -178,6 +184,11 @@ def service_group() -> None:
 @cli.group("server", cls=LazyGroup, lazy=SERVER)
 def server_group() -> None:
     """The local service, in the forms of Foundry Local 0.10 and later."""
+
+
+@cli.group("engine", cls=LazyGroup, lazy=ENGINE, aliases={"ls": "list", "rm": "remove"})
+def engine_group() -> None:
+    """What runs models: engines, and llama.cpp built for this machine."""
 
 
 @cli.group("key", cls=LazyGroup, lazy=KEY, aliases={"ls": "list", "rm": "revoke"})

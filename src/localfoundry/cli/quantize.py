@@ -119,7 +119,7 @@ def _show(made: QuantPlan, as_json: bool) -> None:
     room = "enough" if made.fits else "too little"
     output.data(f"Needed free, with what is left over: {format_bytes(made.needs_bytes)}; "
                 f"free: {format_bytes(made.free_bytes)}, {room}.")  # fmt: skip
-    if made.warning:
+    if made.warning and made.warning != made.why_not:
         output.data(f"Warning: {made.warning}.")
     if made.why_not:
         output.data(f"Not as asked: {made.why_not}.")

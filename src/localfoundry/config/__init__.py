@@ -215,7 +215,8 @@ class Settings:
         "llamaServer",
         "FOUNDRY_LLAMA_SERVER",
         _text,
-        "`auto` (one on the PATH, else the bundled worker), `bundled`, or a path.",
+        "`auto` (a build made here, one on the PATH, else the bundled worker), `bundled`, the name of a build "
+        "that `foundry engine list` shows, or a path.",
         live="load",
     )
     engine: str = option(

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from localfoundry import fit
+from localfoundry.build import installed
 from localfoundry.config import Settings
 from localfoundry.engines import llama_arguments, llama_fit
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
@@ -147,16 +148,38 @@ def _native_server(settings: Settings) -> tuple[Path | None, str]:
     if wanted == "bundled":
         return None, "the setting llamaServer says bundled"
     if wanted == "auto":
-        found = shutil.which("llama-server")
-        if found:
-            return Path(found), f"a native llama-server is on the PATH: {found}"
-        return None, "no native llama-server is on the PATH"
+        return _found_server(settings)
+    if installed.NAME.fullmatch(wanted):
+        return _installed_server(settings, wanted), f"the setting llamaServer names the build {wanted}"
     found = shutil.which(wanted)
     if found is None:
         raise InvalidSetting(
             f"llamaServer = {wanted!r} is not a program", hint="foundry service set --llama-server auto"
         )
     return Path(found), "the setting llamaServer names it"
+
+
+def _found_server(settings: Settings) -> tuple[Path | None, str]:
+    """The newest build made on this machine that can run here, else one on the PATH."""
+    build = installed.usable(settings)
+    if build is not None:
+        return installed.program(settings, build, "llama-server"), f"{build.name} was built for this machine"
+    found = shutil.which("llama-server")
+    if found:
+        return Path(found), f"a native llama-server is on the PATH: {found}"
+    left_out = [f"; {b.name} is not used: {installed.why_not(settings, b)}" for b in installed.builds(settings)[:1]]
+    return None, "".join(["no native llama-server is on the PATH", *left_out])
+
+
+def _installed_server(settings: Settings, name: str) -> Path:
+    """The server of the build of that name. Raises InvalidSetting where it is not here or cannot run here."""
+    build = installed.named(settings, name)
+    reason = "there is no such build" if build is None else installed.why_not(settings, build)
+    if build is None or reason:
+        raise InvalidSetting(
+            f"llamaServer = {name!r} cannot be used: {reason}", hint="foundry engine use llama.cpp auto"
+        )
+    return installed.program(settings, build, "llama-server")
 
 
 def _bundled_arguments(request: LoadRequest) -> list[str]:

@@ -112,16 +112,22 @@ async def download_wheel(source: str, folder: Path) -> Path:
 
 async def network_options() -> tuple[str | None, str | None]:
     """pip's own `cert` and `proxy` (PIP_CERT, PIP_PROXY, pip.conf), for the download of what pip found."""
+    values = await pip_options("cert", "proxy")
+    return values.get("cert") or None, values.get("proxy") or None
+
+
+async def pip_options(*names: str) -> dict[str, str]:
+    """Those of pip's own options that are set; what the environment says wins over files."""
     ended = await _pip("config", "list")
     values: dict[str, str] = {}
     for line in ended.stdout.splitlines():
         key, mark, literal = line.partition("=")
         section, _, option = key.rpartition(".")
-        if not mark or option not in ("cert", "proxy") or (option in values and section != ":env:"):
+        if not mark or option not in names or (option in values and section != ":env:"):
             continue
         with contextlib.suppress(ValueError, SyntaxError):
             values[option] = str(ast.literal_eval(literal))
-    return values.get("cert") or None, values.get("proxy") or None
+    return values
 
 
 async def _ask(requirement: str) -> _Item:
