@@ -131,6 +131,7 @@ class Worker:
         connection = http.client.HTTPConnection("localhost", timeout=300)
         try:
             connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.settimeout(300)
             connection.sock.connect(self.socket)
             body = json.dumps({"prompt": prompt, "n_predict": tokens, "ignore_eos": True, "cache_prompt": False})
             connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
