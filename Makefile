@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo test test-engines test-native check bench docs clean
+COMPILERS := .venv-compile
+
+.PHONY: help install demo test test-engines test-compile test-native check bench docs clean
 
 help:
 	@echo "make demo     the whole way on a real model: pull, list, run, measure, compare"
 	@echo "make test     the tests, on the real engine and the real starter model"
 	@echo "make test-engines  the faults, loads, mixed load and texts of every engine on the real model, at length"
 	@echo "make test-native  llama.cpp built for this machine, tried, used and measured; about five minutes"
+	@echo "make test-compile  a model compiled by the real compilers, and used; installs torch apart from the rest"
 	@echo "make check    lint, types, import rules, generated pages"
 	@echo "make bench    the figures of docs/benchmarks.md, measured on this machine"
 	@echo "make docs     write the generated pages again"
@@ -35,6 +38,16 @@ test-engines: install
 test-native: install
 	$(BIN)/python benchmarks/native_build.py
 
+# The compilers stay out of .venv: torch is large, and everything else must work without it.
+test-compile: install $(COMPILERS)/.installed
+	FOUNDRY_COMPILE_PYTHON="$(CURDIR)/$(COMPILERS)/bin/python" \
+	  $(BIN)/python -m pytest --timeout=1800 tests/compile_proof.py
+
+$(COMPILERS)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(COMPILERS)
+	$(COMPILERS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[compile]'
+	@touch $@
+
 check: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -52,4 +65,4 @@ bench: install
 	$(BIN)/python benchmarks/listing.py
 
 clean:
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(COMPILERS) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,9 +10,12 @@ import fake_compiler
 from localfoundry import config
 from localfoundry.build import checkpoint, child, compilation, targets, toolchain
 from localfoundry.build.compilation import Source
+from localfoundry.formats import bounded_json, detect, gguf, onnx, render, shape, split, summary, template
 from localfoundry.store.progress import Silent
 from localfoundry.store.store import Store
 from store_crashes import assert_clean, assert_sound
+
+_IMPORTED = (bounded_json, detect, gguf, onnx, render, shape, split, summary, template)  # once, and not in each child
 
 
 def make(folder: Path) -> None:

@@ -18,7 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = "torch transformers onnxruntime-genai onnx-ir onnx gguf safetensors numpy"
+_PACKAGES = "torch transformers accelerate onnxruntime-genai onnx-ir onnx gguf safetensors numpy"
 TOLD: dict[str, Any] = {
     "python": "3.11.7",
     "packages": dict.fromkeys(_PACKAGES.split(), "1.0"),

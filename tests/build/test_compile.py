@@ -344,6 +344,62 @@ def test_a_gguf_to_gguf_names_the_command_for_that(workshop: Workshop, tmp_path:
         assert refused.value.hint is not None and f"foundry model {command} mix --to" in refused.value.hint
 
 
+# GGUF and OpenVINO
+
+
+def engine(*, quantizer: str | None) -> None:
+    """An installed native engine: the converter, which the played Python answers for, and a quantizer."""
+    folder = config.load().home / "engines" / "llama.cpp" / "1.2-cpu"
+    (folder / "share").mkdir(parents=True)
+    (folder / "share" / "convert_hf_to_gguf.py").write_text("")
+    if quantizer is not None:
+        (folder / "bin").mkdir()
+        program = folder / "bin" / "llama-quantize"
+        program.write_text(f"#!/bin/sh\n{quantizer}\n")
+        program.chmod(0o755)
+
+
+def test_gguf_is_converted_and_then_quantized(workshop: Workshop, source: Source) -> None:
+    engine(quantizer='cp "$1" "$2"')
+    plain = workshop.make(workshop.plan(source, targets.parse("gguf", None, "f16", "cpu")))
+    assert (plain.name, plain.format, [f.name for f in plain.files]) == ("tiny-f16", "gguf", ["tiny-F16.gguf"])
+    small = workshop.make(workshop.plan(source, targets.parse("gguf", None, "q4_k_m", "cpu")))
+    assert small.recipe is not None and small.recipe.tools["llama-quantize"] == "1.2-cpu"
+    assert small.recipe.options == {"outtype": "f16", "type": "Q4_K_M"}
+    assert workshop.calls() == ["gguf", "gguf"]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"), [("exit 3", "status 3"), ("true", "left no model"), ("echo x > $2", "left")]
+)
+def test_a_quantizer_that_ends_badly_leaves_nothing(workshop: Workshop, source: Source, script: str, said: str) -> None:
+    engine(quantizer=script)
+    with pytest.raises(CompilerFailed, match=said):
+        workshop.make(workshop.plan(source, targets.parse("gguf", "int4", None, "cpu")))
+    assert workshop.nothing_was_made()
+
+
+@pytest.mark.parametrize(("form", "quant"), [("gguf", "Q8_0"), ("gguf", "Q4_K_M"), ("openvino", None)])
+def test_what_is_missing_of_llama_cpp_is_named_with_the_command(
+    workshop: Workshop, source: Source, monkeypatch: pytest.MonkeyPatch, form: str, quant: str | None
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    if quant == "Q4_K_M":
+        engine(quantizer=None)
+    with pytest.raises(MissingExtra) as refused:
+        workshop.plan(source, targets.parse(form, None, quant, "cpu"))
+    assert ("llama-quantize" if quant == "Q4_K_M" else "convert_hf_to_gguf.py") in refused.value.message
+    assert refused.value.hint == "foundry engine install llama.cpp --native"
+
+
+def test_openvino_refuses_in_its_own_words_what_it_cannot_write(workshop: Workshop, source: Source) -> None:
+    """The step is OpenVINO's own; a GGUF without weights is not for it, and no version appears."""
+    engine(quantizer=None)
+    with pytest.raises(UsageError, match="no OpenVINO folder can be made of it"):
+        workshop.make(workshop.plan(source, targets.parse("openvino", None, None, "cpu")))
+    assert workshop.nothing_was_made() and workshop.calls() == ["gguf"]
+
+
 # From the hub
 
 
@@ -413,9 +469,11 @@ def test_a_result_is_tried_in_a_service_of_its_own_and_refused_where_it_is_bad(
     assert refused.code == 2 and "worse than its source by" in refused.err, refused.err
     assert "keep it anyway: foundry model compile" in refused.err
     assert workshop.nothing_was_made()
-    (path,) = workshop.store.tmp.glob("compile-*/report.json")
+    (path,) = config.load().log_dir.glob("compile-*.json")
     assert str(path) in refused.err
     report = json.loads(path.read_text())
+    assert (Path(report["build"]) / "model.onnx").exists(), "the build was kept aside"
+    assert "perplexity: " in path.with_suffix(".txt").read_text("utf-8")
     assert report["engine"] == "onnx" and report["fidelity"]["perplexity"]["value"] - 1 == report["loss"] > 0.05
     assert not report["accepted"] and report["bench"]["decode_tps"] > 0 and report["steps"][0]["name"] == "onnx"
     done = foundry.ok("model", "compile", str(folder), "--max-loss", "100000%", "--json", timeout=110).json

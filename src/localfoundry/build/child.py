@@ -40,6 +40,7 @@ _OFFLINE = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "GIT_DIR": os.devnull,  # the ONNX builder writes the commit of whatever checkout its Python lies in into the graph
 }
 _NOT_PASSED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
 
@@ -82,9 +83,11 @@ def run(
         finally:
             _end(child)
             watch.stop()
+            took = time.monotonic() - began
+            written.write(f"=== {what}: {took:.1f} s, {format_bytes(watch.peak_bytes)} of memory at its peak\n")
     if status != 0:
         raise _failed(what, status, last, watch.peak_bytes, log)
-    return Ended(time.monotonic() - began, watch.peak_bytes)
+    return Ended(took, watch.peak_bytes)
 
 
 def _read(child: subprocess.Popen[str], written: IO[str], line: Callable[[str], None], watch: _Watch) -> list[str]:

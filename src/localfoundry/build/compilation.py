@@ -46,7 +46,7 @@ from localfoundry.store.store import Store
 from localfoundry.units import format_bytes
 
 _CHECKPOINT_BYTES = 700_000_000  # torch and transformers, beside the weights
-_CHECKPOINT_PACKAGES = ("torch", "transformers", "gguf", "safetensors")
+_CHECKPOINT_PACKAGES = ("torch", "transformers", "accelerate", "gguf", "safetensors")
 _BYTES_PER_S = 15_000_000  # of float32 weights through a step, on two cores: for saying how long it will take
 
 
@@ -195,6 +195,19 @@ def _step_names(source: Source, target: Target) -> tuple[str, ...]:
     if target.format == "openvino":
         return (*steps, "gguf", "openvino")
     return (*steps, "gguf") if target.precision in CONVERTED else (*steps, "gguf", "quantize")
+
+
+def require_memory(made: Plan) -> None:
+    """Raise InsufficientMemory where the largest step needs more than is free."""
+    if made.fits_memory:
+        return
+    raise InsufficientMemory(
+        f"compiling {made.source.name} needs about {format_bytes(made.memory_bytes)} of memory, and "
+        f"{format_bytes(made.free_memory_bytes)} are free",
+        need_bytes=made.memory_bytes,
+        free_bytes=made.free_memory_bytes or 0,
+        hint="foundry service stop frees what loaded models hold; a smaller model needs less",
+    )
 
 
 def work_key(made: Plan) -> str:
@@ -368,14 +381,7 @@ class _Build:
         if any((self._work / f"{n}-{stage.name}.json").exists() for n, stage in enumerate(planned, 1)):
             return
         require_room(self._store, f"compiling {made.source.name}", made.disk_bytes - ROOM_LEFT_BYTES, made.disk_bytes)
-        if not made.fits_memory:
-            raise InsufficientMemory(
-                f"compiling {made.source.name} needs about {format_bytes(made.memory_bytes)} of memory, and "
-                f"{format_bytes(made.free_memory_bytes)} are free",
-                need_bytes=made.memory_bytes,
-                free_bytes=made.free_memory_bytes or 0,
-                hint="foundry service stop frees what loaded models hold; a smaller model needs less",
-            )
+        require_memory(made)
 
     def recipe(self, planned: list[Stage], sums: dict[str, str]) -> Recipe:
         """What it is made of and with. The main file of a folder is its first one with weights."""
@@ -427,7 +433,9 @@ def _staged(built: Built, work: Path) -> Path:
 
 
 def _settled(store: Store, staged: Path) -> tuple[StoredFile, ...]:
-    return tuple(replace(settled(store, path), name=path.relative_to(staged).as_posix()) for path in _files(staged))
+    """The largest first: figures are kept under the sum of the first file, and small ones are alike in many models."""
+    found = [replace(settled(store, path), name=path.relative_to(staged).as_posix()) for path in _files(staged)]
+    return tuple(sorted(found, key=lambda file: -file.size_bytes))
 
 
 def _files(folder: Path) -> list[Path]:

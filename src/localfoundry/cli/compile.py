@@ -11,7 +11,7 @@ import msgspec
 
 from localfoundry.cli import context, output
 from localfoundry.cli.reencode import recipe_words
-from localfoundry.errors import InsufficientMemory, UsageError
+from localfoundry.errors import UsageError
 from localfoundry.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
@@ -108,15 +108,11 @@ def _command() -> str:
 
 def _confirm(made: Plan, fetch_bytes: int, *, yes: bool, as_json: bool) -> None:
     """Say what it takes; ask where somebody is there and a download of size comes first. Raises InsufficientMemory."""
+    from localfoundry.build.compilation import require_memory
+
     if not as_json:
         _say(made, fetch_bytes)
-    if not made.fits_memory:
-        raise InsufficientMemory(
-            f"compiling {made.source.name} needs about {format_bytes(made.memory_bytes)} of memory, and "
-            f"{format_bytes(made.free_memory_bytes)} are free",
-            need_bytes=made.memory_bytes, free_bytes=made.free_memory_bytes or 0,
-            hint="foundry service stop frees what loaded models hold; a smaller model needs less",
-        )  # fmt: skip
+    require_memory(made)
     if fetch_bytes and not yes and not as_json and output.interactive() and not click.confirm("Go on?", default=True):
         raise click.Abort
 

@@ -1,7 +1,7 @@
 """A compiled model tried before it appears: fidelity to its source, golden answers, chat template, one short bench.
 
 It runs as users will run it: in a service with a home and a store of its own, which is started for this and ended with
-it. What came of it is a report, as JSON and as text, beside the build; its outcome in words goes into the manifest.
+it. What came of it is a report, as JSON and as text, beside the log; its outcome in words goes into the manifest.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def try_out(
     progress.note(f"trying it: {against.positions // every} positions and {len(against.greedy)} answers, then a bench")
     fidelity, bench, engine = asyncio.run(_measured(given, trial, against, every, progress))
     report = _document(made, trial, fidelity, bench, engine, max_loss, against)
-    path = trial.work / "report.json"
+    path = trial.log.with_suffix(".json")
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     outcome = _outcome(trial.manifest, fidelity, bench, engine)
     path.with_suffix(".txt").write_text("".join(f"{k}: {v}\n" for k, v in outcome.items()), encoding="utf-8")
@@ -242,5 +242,6 @@ def _document(
         "accepted": loss is None or loss <= max_loss,
         "template": msgspec.to_builtins(trial.manifest.template),
         "bench": dataclasses.asdict(bench),
+        "build": str(trial.built.folder),
         "log": str(trial.log),
     }

@@ -13,8 +13,10 @@ import json
 import platform
 from pathlib import Path
 
-_PACKAGES = ("torch", "transformers", "onnxruntime-genai", "onnx", "onnx-ir", "onnxruntime", "safetensors", "gguf",
-             "sentencepiece", "numpy", "protobuf", "tokenizers")  # fmt: skip
+_PACKAGES = (
+    "torch", "transformers", "accelerate", "onnxruntime-genai", "onnx", "onnx-ir", "onnxruntime", "safetensors", "gguf",
+    "sentencepiece", "numpy", "protobuf", "tokenizers",
+)  # fmt: skip
 
 
 def main() -> None:
