@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 import subprocess
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -20,7 +22,7 @@ from build.test_reencode import filed
 from harness import Foundry, wait_until
 from hub_server import HubServer, Repo
 from localfoundry import config
-from localfoundry.build import checkpoint, compilation, targets, toolchain
+from localfoundry.build import checkpoint, compilation, installed, targets, toolchain
 from localfoundry.build.compilation import Plan, Source, Trial
 from localfoundry.errors import (
     CompilerFailed,
@@ -349,14 +351,20 @@ def test_a_gguf_to_gguf_names_the_command_for_that(workshop: Workshop, tmp_path:
 
 def engine(*, quantizer: str | None) -> None:
     """An installed native engine: the converter, which the played Python answers for, and a quantizer."""
-    folder = config.load().home / "engines" / "llama.cpp" / "1.2-cpu"
+    build = installed.Build(
+        name="1.2-cpu", version="1.2", told="", source_sha256="0" * 64, gpu="cpu", machine=platform.machine(),
+        system=platform.system(), instructions=(), processor="", compiler="", options=(), built_at="", seconds=1,
+        size_bytes=1,
+    )  # fmt: skip
+    folder = installed.folder(config.load(), build)
     (folder / "share").mkdir(parents=True)
     (folder / "share" / "convert_hf_to_gguf.py").write_text("")
-    if quantizer is not None:
-        (folder / "bin").mkdir()
-        program = folder / "bin" / "llama-quantize"
-        program.write_text(f"#!/bin/sh\n{quantizer}\n")
-        program.chmod(0o755)
+    (folder / "build.json").write_bytes(msgspec.json.encode(build))
+    (folder / "bin").mkdir()
+    for name, script in (("llama-server", "exit 1"), ("llama-quantize", quantizer)):
+        if script is not None:
+            (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / "bin" / name).chmod(0o755)
 
 
 def test_gguf_is_converted_and_then_quantized(workshop: Workshop, source: Source) -> None:

@@ -6,10 +6,9 @@ neither can be had as a package. The converter is Python that needs torch and tr
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from localfoundry.build import child
+from localfoundry.build import child, installed, llama_tools
 from localfoundry.build.stages import Stage
 from localfoundry.build.targets import CONVERTED, Target
 from localfoundry.build.toolchain import Toolchain
@@ -25,16 +24,18 @@ _BASE_BYTES = 700_000_000
 
 
 def find(settings: Settings, name: str) -> Path:
-    """The newest of an installed native engine. Raises MissingExtra with the command that installs one."""
-    installed = settings.home / "engines" / "llama.cpp"
-    places = (*installed.glob(f"*/share/**/{name}"), *installed.glob(f"*/bin/{name}"))
-    found = [path for path in places if path.is_file()]
-    if found:
-        return max(found, key=lambda path: path.stat().st_mtime)
-    on_path = shutil.which(name)
-    if on_path is None:
+    """The converter of the newest build that is here, or the quantizer of one that can run here or is on the PATH.
+
+    Raises MissingExtra with the command that installs one.
+    """
+    if name == CONVERTER:
+        folders = [installed.folder(settings, build) for build in installed.builds(settings)]
+        found = next((path for folder in folders for path in sorted(folder.glob(f"share/**/{name}"))), None)
+    else:
+        found = llama_tools.find(name, settings)
+    if found is None:
         raise MissingExtra(f"{name} is part of llama.cpp, which is not installed from source here", hint=INSTALL)
-    return Path(on_path)
+    return found
 
 
 def require(settings: Settings, tools: Toolchain, target: Target) -> None:
