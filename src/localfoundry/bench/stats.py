@@ -31,6 +31,7 @@ _T_975 = (
 )  # fmt: skip
 
 Verdict = Literal["not enough runs", "too noisy to conclude", "no difference shown", "difference shown"]
+NOISY: Verdict = "too noisy to conclude"
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -216,7 +217,7 @@ def _verdict(interval: Interval | None, cv: float | None) -> Verdict:
     if interval is None or cv is None:
         return "not enough runs"
     if cv > NOISY_CV:
-        return "too noisy to conclude"
+        return NOISY
     return "no difference shown" if 1.0 in interval else "difference shown"
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from localfoundry.bench.stats import Ratio, paired_ratio
+from localfoundry.bench.stats import NOISY, Ratio, paired_ratio
 
 SCREEN_ROUNDS = 2
 SECOND_ROUNDS = 3
@@ -30,14 +30,14 @@ def compared(a: ByRound, b: ByRound) -> Ratio | None:
 
 
 def better(ratio: Ratio | None) -> bool:
-    """Whether it is shown to be above 1: enough pairs, little noise, and an interval that lies above."""
-    return (
-        ratio is not None
-        and ratio.n >= LEAST_ROUNDS
-        and ratio.verdict == "difference shown"
-        and ratio.interval is not None
-        and ratio.interval.low > 1
-    )
+    """Whether it is shown to be above 1: enough pairs, and an interval that lies above.
+
+    Ratios that vary too much to say how large a gain is can still say that it is one: where the interval lies above 1
+    by more than twice of what they vary.
+    """
+    if ratio is None or ratio.n < LEAST_ROUNDS or ratio.interval is None or ratio.cv is None:
+        return False
+    return ratio.interval.low > 1 + (2 * ratio.cv if ratio.verdict == NOISY else 0)
 
 
 def survivors(gains: Mapping[K, float], above: float = 0.0) -> list[K]:
