@@ -58,7 +58,9 @@ def test_the_planted_best_is_found_saved_and_used_and_what_loses_quality_is_not(
     loaded = foundry.ok("model", "load", name, "--json").json
     assert loaded["tuned"] and loaded["engine_arguments"] == ["--threads", "2"]
     assert "for chat: " in loaded["engine_reason"] and "tuned on 20" in loaded["engine_reason"]
-    assert "tuned on 20" in foundry.ok("model", "info", name).out
+    info = foundry.ok("model", "info", name).out
+    assert "Tuned:         tuned on 20" in info
+    assert ", because it was tuned on 20" in info, "the engine that a load gets now"
 
     busy = foundry("tune", name)
     assert busy.code == 2 and "has one loaded" in busy.err and "foundry model unload --all" in busy.err

@@ -20,13 +20,15 @@ def describe(given: Settings, manifest: Manifest | None) -> dict[str, Any] | Non
     """The choice for a version that is here; None for what is not: only its file tells its tensors."""
     if manifest is None:
         return None
-    store = context.store(given)
+    store, wish = context.store(given), choosing.wish_of(manifest, given)
+    profile = tuned.find(store, manifest, given.home, wish)
+    by_profile = [replace(profile.candidate, reason=f"it was {profile.words}")] if profile and profile.candidate else []
     try:
-        choice = choosing.choose(store, manifest, given, choosing.wish_of(manifest, given))
+        choice = choosing.choose(store, manifest, given, wish)
     except FoundryError as exc:
         return {"candidates": [], "leftOut": [], "problem": exc.message, "hint": exc.hint}
     return {
-        "candidates": [_candidate(one, given) for one in choice.candidates],
+        "candidates": [_candidate(one, given) for one in (*by_profile, *choice.candidates)],
         "leftOut": [{"engine": one.engine, "why": one.why} for one in choice.left_out],
     }
 

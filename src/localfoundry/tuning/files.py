@@ -129,10 +129,10 @@ def _runs(store: Store, engine: Engine, version: Manifest) -> bool:
 
 
 def _file(version: Manifest) -> str:
-    """What tables call a version: its quantization, or its format where that is another one."""
+    """What tables call a version behind its engine: its quantization, and that it is a folder where it is one."""
     if version.format == "gguf":
         return version.quantization or version.name
-    return version.format if version.recipe is None else f"{version.format} {version.quantization or ''}".strip()
+    return f"folder {version.quantization or ''}".strip() if version.format in ("onnx", "openvino") else version.format
 
 
 def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
