@@ -295,6 +295,20 @@ async def test_an_orderly_end_vouches_for_unfinished_chunks(hub: HubServer, tmp_
     assert hub.served == SIZE - 8 * MIB
 
 
+def test_a_run_does_not_come_to_a_chunk_that_has_begun_to_arrive(tmp_path: Path) -> None:
+    """It would write over it from its start; what is there is kept, and the next run goes on behind it."""
+    chunk = 1024
+    with PartFile(tmp_path / "x.part", Head("a.gguf", 24 * chunk, None, SHA256, chunk_bytes=chunk)) as part:
+        part.write(6 * chunk, b"x")  # and then the connection was cut
+        first, second = part.take(1, 12), part.take(1, 12)
+        assert first is not None and second is not None
+        assert (first.start, first.end) == (0, 6 * chunk)
+        assert second.start == 6 * chunk + 1
+        part.write(0, b"y" * 6 * chunk)
+        part.write(second.start, b"z" * (chunk - 1))
+        assert part.size == 7 * chunk
+
+
 @given(st.sets(st.integers(0, 60), min_size=1), st.integers(1, 16), st.integers(1, 12))
 def test_a_run_is_a_stretch_of_what_is_missing(missing: set[int], connections: int, most: int) -> None:
     chunks = next_run(sorted(missing), connections, most)

@@ -22,7 +22,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -93,15 +93,17 @@ def chunk_list(lines: dict[int, Line], chunk_bytes: int) -> bytes:
     return msgspec.json.encode({"chunk_bytes": chunk_bytes, "sha256": sums}) + b"\n"
 
 
-def next_run(missing: list[int], connections: int, most: int) -> range:
+def next_run(missing: list[int], connections: int, most: int, begun: Container[int] = ()) -> range:
     """Which of the `missing` chunks (ascending, not empty) the next request asks for; at most `most`.
+
+    One that has `begun` to arrive is asked for from where it ended, so a run can start with it and not come to it.
 
     Half of an equal share, so that requests get shorter towards the end and no connection is left with a long rest
     while the others idle. In file order: what is hashed in order is then still in the page cache.
     """
     share = max(1, min(most, len(missing) // (2 * connections)))
     length = 1
-    while length < min(share, len(missing)) and missing[length] == missing[0] + length:
+    while length < min(share, len(missing)) and missing[length] == missing[0] + length and missing[length] not in begun:
         length += 1
     return range(missing[0], missing[0] + length)
 
@@ -227,7 +229,7 @@ class PartFile:
             missing = [i for i in range(-(-self.head.total // self.head.chunk_bytes)) if i not in known]
             if not missing:
                 return None
-            chunks = next_run(missing, connections, most)
+            chunks = next_run(missing, connections, most, self._arriving)
             self._taken.update(chunks)
             return Run(self._end_of(chunks[0]), min(chunks.stop * self.head.chunk_bytes, self.head.total), chunks)
 
