@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from localfoundry.cli import context, output
-from localfoundry.cli.reencode import recipe_words
+from localfoundry.cli.made import tell
 from localfoundry.errors import UsageError
 from localfoundry.units import format_bytes, format_duration
 
@@ -165,16 +165,8 @@ def _show_plan(made: Plan, fetch_bytes: int, as_json: bool) -> None:
 
 
 def _show(manifest: Manifest, fresh: bool, checked: bool, as_json: bool) -> None:
-    assert manifest.recipe is not None
-    if as_json:
-        recipe = msgspec.to_builtins(manifest.recipe)
-        output.document({"id": manifest.id, "made": fresh, "sizeBytes": manifest.size_bytes, "recipe": recipe})
-        return
-    what = "was made" if fresh else "is here already"
-    output.data(f"Model {manifest.id} {what}: {recipe_words(manifest.recipe)}, {format_bytes(manifest.size_bytes)}")
-    if fresh and not checked:
-        output.note(f"it was not tried: foundry eval --fidelity {manifest.name}")
-    output.note(f"to run it: foundry model run {manifest.name}")
+    untried = f"it was not tried: foundry eval --fidelity {manifest.name}" if fresh and not checked else ""
+    tell(manifest, {"made": fresh}, fresh=fresh, as_json=as_json, more=untried)
 
 
 def _verify(found: Any, as_json: bool) -> None:

@@ -174,7 +174,7 @@ def _show_cached(versions: list[dict[str, Any]]) -> None:
             more = f" and {len(adoption.paths) - 1} more" if len(adoption.paths) > 1 else ""
             output.data(f"        {adoption.words}: {adoption.paths[0]}{more}")
         if "recipe" in version:
-            from localfoundry.cli.reencode import recipe_words
+            from localfoundry.cli.made import recipe_words
 
             output.data(f"        made here: {recipe_words(msgspec.convert(version['recipe'], Recipe))}")
         for left in version.get("adopted", {}).get("untranslated", ()):

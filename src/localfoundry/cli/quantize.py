@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from localfoundry.cli import context, output
+from localfoundry.cli.made import tell
 from localfoundry.errors import UsageError
 from localfoundry.units import format_bytes, format_duration
 
@@ -59,7 +59,8 @@ def quantize(
         output.note(f"Quantizing {made.source} to {made.type}, about {format_bytes(made.size_bytes)}...")
     with PullProgress() as progress:
         manifest = made.present or build.make(store, made, progress=progress)
-    _tell(made, manifest, as_json)
+    how_far = f"how far it is from its source: foundry eval --fidelity {manifest.name}"
+    tell(manifest, _document(made), fresh=made.present is None, as_json=as_json, more=how_far)
 
 
 def _agreed(made: QuantPlan, yes: bool, as_json: bool) -> bool:
@@ -71,19 +72,6 @@ def _agreed(made: QuantPlan, yes: bool, as_json: bool) -> bool:
         raise UsageError(made.warning or "", hint=made.hint)
     output.note(f"warning: {made.warning}")
     return click.confirm("Make it?", err=True)
-
-
-def _tell(made: QuantPlan, manifest: Any, as_json: bool) -> None:
-    from localfoundry.cli.reencode import recipe_words
-
-    if as_json:
-        recipe = msgspec.to_builtins(manifest.recipe)
-        output.document(_document(made) | {"id": manifest.id, "sizeBytes": manifest.size_bytes, "recipe": recipe})
-        return
-    what = "is here already" if made.present else "was made"
-    output.data(f"Model {manifest.id} {what}, {format_bytes(manifest.size_bytes)}: {recipe_words(manifest.recipe)}")
-    output.note(f"to run it: foundry model run {manifest.name}")
-    output.note(f"how far it is from its source: foundry eval --fidelity {manifest.name}")
 
 
 def _document(made: QuantPlan) -> dict[str, Any]:

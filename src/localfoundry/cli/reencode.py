@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from localfoundry.cli import context, output
+from localfoundry.cli.made import tell
 from localfoundry.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from localfoundry.build.reencode import Plan
-    from localfoundry.store.manifest import Recipe
 
 
 @click.command("reencode")
@@ -41,33 +40,7 @@ def reencode(name: str, target: str, dry_run: bool, as_json: bool) -> None:
         output.note(f"Re-encoding {made.source.id}: {_changes(made)}, {format_bytes(made.size_bytes)}...")
     with PullProgress() as progress:
         manifest = build.carry_out(store, made, progress)
-    assert manifest.recipe is not None
-    if as_json:
-        recipe = msgspec.to_builtins(manifest.recipe)
-        output.document(_document(made) | {"id": manifest.id, "sizeBytes": manifest.size_bytes, "recipe": recipe})
-        return
-    what = "is here already" if made.present else "was made"
-    output.data(f"Model {manifest.id} {what}: {recipe_words(manifest.recipe)}")
-    output.note(f"to run it: foundry model run {manifest.name}")
-
-
-def recipe_words(recipe: Recipe) -> str:
-    """What was made of what, and how far it is from it."""
-    if recipe.kind == "compiled":
-        near = recipe.checked.get("perplexity")
-        return f"{recipe.source_id} as {recipe.target}" + (f"; perplexity {near}" if near else "; not tried")
-    changed = ", ".join(f"{old} as {new}" for old, new in recipe.changed.items()) or "its types as they were"
-    if recipe.target == "openvino":
-        changed += ", for OpenVINO"
-    if "imatrix" in recipe.inputs:
-        changed += ", with an importance matrix"
-    if recipe.kind == "quantized":
-        changed += f", by {recipe.tool}" + "".join(f", {key} {value}" for key, value in recipe.options.items())
-    if recipe.rms_error is None:
-        return f"{recipe.source_id} with {changed}"
-    if recipe.largest_error == 0:
-        return f"{recipe.source_id} with {changed}; every weight is the same"
-    return f"{recipe.source_id} with {changed}; weights differ by {recipe.rms_error:.2%} (rms of the worst tensor)"
+    tell(manifest, _document(made), fresh=made.present is None, as_json=as_json)
 
 
 def _changes(made: Plan) -> str:
