@@ -5,33 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import tempfile
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import psutil
 import pytest
 
 from localfoundry import config
-from localfoundry.catalog.lookup import Catalog
 from localfoundry.errors import InsufficientMemory, InvalidRequest, LoadFailed, NotRunnable, OutOfMemory
 from localfoundry.service.events import ModelEvent
 from localfoundry.service.planning import LoadOptions
 from localfoundry.service.service import Service
 from localfoundry.sources.resolve import resolve
 from localfoundry.store.pull import pull
-from localfoundry.store.store import Store
 
 CROOKED = {"fail_load": "the tensor is crooked"}
-
-
-@pytest.fixture
-async def running(isolated: Path) -> AsyncIterator[Service]:
-    settings = config.load()
-    settings.log_dir.mkdir(parents=True)
-    made = Service(settings, Catalog.load(), Store(settings.models_dir), Path(tempfile.mkdtemp()))
-    yield made
-    await made.close()
 
 
 async def twofold(service: Service, name: str, **on: dict[str, object]) -> str:

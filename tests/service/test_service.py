@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,17 +20,6 @@ from localfoundry.service.workload import LOOKED_AT
 from localfoundry.sources.resolve import resolve
 from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
-
-
-@pytest.fixture
-async def running(isolated: Path) -> AsyncIterator[Service]:
-    settings = config.load()
-    settings.log_dir.mkdir(parents=True)
-    sockets = Path(tempfile.mkdtemp())
-    made = Service(settings, Catalog.load(), Store(settings.models_dir), sockets)
-    yield made
-    await made.close()
-    assert not sockets.exists()  # noqa: ASYNC240 nothing else runs now
 
 
 async def fake(service: Service, name: str, **switches: object) -> str:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import pytest
 
-from localfoundry import config
-from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import profiles
 from localfoundry.config.profiles import Profile
 from localfoundry.engines.choice import Wish
@@ -24,18 +19,8 @@ from localfoundry.service.tuned import sha256_of
 from localfoundry.sources.resolve import resolve
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.pull import pull
-from localfoundry.store.store import Store
 
 CROOKED = {"fail_load": "the tensor is crooked"}
-
-
-@pytest.fixture
-async def running(isolated: Path) -> AsyncIterator[Service]:
-    settings = config.load()
-    settings.log_dir.mkdir(parents=True)
-    made = Service(settings, Catalog.load(), Store(settings.models_dir), Path(tempfile.mkdtemp()))
-    yield made
-    await made.close()
 
 
 async def twofold(service: Service, **switches: object) -> Manifest:
