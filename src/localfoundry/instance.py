@@ -116,11 +116,14 @@ def write_state(settings: Settings, state: ServiceState) -> None:
         raise DiskError(f"cannot write {target}: {exc.strerror}") from exc
 
 
-def start(settings: Settings, *, insecure: bool = False) -> tuple[ServiceState, bool]:
+def start(settings: Settings, *, insecure: bool = False, lifeline: int | None = None) -> tuple[ServiceState, bool]:
     """The running service, started if there is none; True when this call started it. Blocks until it listens.
 
     Two callers at once: one starts it, the other waits and finds it. `insecure`: without API keys although others can
-    reach it. Raises ServiceStartFailed, PortInUse, DiskError, UnsafeBind, BadKeyFile, InvalidSetting.
+    reach it. `lifeline`: the end of a pipe that is read from; the service stops when nobody holds the other one, which
+    is so when its owner was killed.
+
+    Raises ServiceStartFailed, PortInUse, DiskError, UnsafeBind, BadKeyFile, InvalidSetting.
     """
     try:
         settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -139,29 +142,31 @@ def start(settings: Settings, *, insecure: bool = False) -> tuple[ServiceState, 
         state = running(settings)
         if state is not None:
             return state, False
-        _spawn(settings, insecure)
+        _spawn(settings, insecure, lifeline)
         state = running(settings)
         if state is None:
             raise ServiceStartFailed("the service ended right after its start", hint="foundry service logs")
         return state, True
 
 
-def _spawn(settings: Settings, insecure: bool) -> None:
+def _spawn(settings: Settings, insecure: bool, lifeline: int | None) -> None:
     """Start the daemon and wait for its report: one line on its standard output, which it then lets go of.
 
     Only flags go along: what is in the file the daemon reads itself, so that a change of the file reaches it.
     """
     argv = [sys.executable, "-m", "localfoundry.api", *flags_of(settings)]
     argv += ["--insecure"] if insecure else []
+    argv += ["--until-stdin-closes"] if lifeline is not None else []
     log_file = settings.log_dir / "service.log"
     detached: dict[str, object] = {"start_new_session": True}
     if sys.platform == "win32":
         flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
         detached = {"creationflags": flags}
     environment = dict(os.environ, FOUNDRY_HOME=str(settings.home), FOUNDRY_CACHE_DIR=str(settings.models_dir))
+    stdin = subprocess.DEVNULL if lifeline is None else lifeline
     with log_file.open("ab") as log:
         process = subprocess.Popen(  # type: ignore[call-overload]
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd="/", env=environment, **detached
+            argv, stdin=stdin, stdout=subprocess.PIPE, stderr=log, cwd="/", env=environment, **detached
         )
     with process.stdout:
         report = process.stdout.readline()  # end of file if it dies; its own timeouts bound the wait

@@ -7,6 +7,7 @@ import pty
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import httpx2
 import msgspec
+import psutil
 import pytest
 
 from api.server import Server, events, text_of, wait_gone
@@ -81,6 +83,32 @@ def test_a_service_that_was_killed_leaves_nothing_behind(new_server: New) -> Non
     assert not Path(state.socket_dir).exists()
     assert server.state.pid != state.pid
     assert text_of(server.chat("fake", max_tokens=1)) == "token"
+
+
+_OWNER = """
+import asyncio, sys
+from localfoundry import config
+from localfoundry.cli.bench_local import OwnService
+
+async def own() -> None:
+    state = await OwnService(config.load()).state()
+    print(state.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(own())
+"""
+
+
+def test_a_private_service_ends_with_whoever_started_it_also_when_that_is_killed(new_server: New) -> None:
+    server = new_server()
+    server.home.mkdir(exist_ok=True)
+    environment = server.env | {"TMPDIR": str(server.home)}  # what a killed owner leaves there goes with the test
+    with subprocess.Popen([sys.executable, "-c", _OWNER], env=environment, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert psutil.pid_exists(pid)
+        owner.kill()
+    wait_gone(pid, 10)
 
 
 def test_a_stale_state_does_not_count_while_somebody_else_asks(new_server: New) -> None:

@@ -44,7 +44,9 @@ _LOCK_WAIT_S = 2.0  # whoever asks whether a service runs holds the lock for a m
 
 
 def main() -> int:
-    flags, foreground, insecure = _arguments()
+    flags, foreground, insecure, private = _arguments()
+    if private:
+        _stop_when_stdin_closes()
     if not foreground:
         return serve(flags, insecure=insecure)
     try:
@@ -119,15 +121,27 @@ def _announce(settings: Settings, bind: Bind, certificate: str | None) -> Path:
     return socket_dir
 
 
-def _arguments() -> tuple[dict[str, object], bool, bool]:
-    """Settings given as flags, by field name, and whether to stay in the foreground and to be insecure."""
+def _arguments() -> tuple[dict[str, object], bool, bool, bool]:
+    """Settings given as flags, by field name; whether to stay in the foreground, be insecure, end with its owner."""
     parser = argparse.ArgumentParser(prog="localfoundry.api")
     parser.add_argument("--foreground", action="store_true")
     for option in config.options():
         parser.add_argument(f"--{option.name.replace('_', '-')}", dest=option.name)
     parser.add_argument("--insecure", action="store_true")
+    parser.add_argument("--until-stdin-closes", action="store_true")
     flags = vars(parser.parse_args())
-    return flags, flags.pop("foreground"), flags.pop("insecure")
+    return flags, flags.pop("foreground"), flags.pop("insecure"), flags.pop("until_stdin_closes")
+
+
+def _stop_when_stdin_closes() -> None:
+    """End as SIGTERM ends it once the owner of a private service is gone, however that one ended."""
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
 def _tls(settings: Settings) -> tuple[ssl.SSLContext, str] | None:

@@ -97,7 +97,8 @@ class Loaded:
 class OwnService:
     """A service with a home of its own, which this may start and stop: the one in use goes on undisturbed.
 
-    It has the settings and the models of the other, listens on this machine alone, and wants no key.
+    It has the settings and the models of the other, listens on this machine alone, and wants no key. It stops with this
+    process, also when that is killed: it reads from a pipe whose other end is only here.
     """
 
     def __init__(self, given: Settings, models: Mapping[str, Mapping[str, object]] | None = None) -> None:
@@ -111,6 +112,7 @@ class OwnService:
         environment = {name: value for name, value in os.environ.items() if name != "FOUNDRY_REQUIRE_KEY"}
         self._settings = config.load(flags, environment)
         self._starting: asyncio.Future[tuple[ServiceState, bool]] | None = None
+        self._lifeline: int | None = None
 
     def _choose(self, models: Mapping[str, Mapping[str, object]]) -> None:
         path = self._home / "settings.json"
@@ -125,9 +127,16 @@ class OwnService:
 
     async def state(self) -> ServiceState:
         """Started, and how it is reached."""
-        self._starting = asyncio.ensure_future(asyncio.to_thread(instance.start, self._settings))
+        self._starting = asyncio.ensure_future(asyncio.to_thread(self._start))
         state, _ = await asyncio.shield(self._starting)
         return state
+
+    def _start(self) -> tuple[ServiceState, bool]:
+        its_end, self._lifeline = os.pipe()
+        try:
+            return instance.start(self._settings, lifeline=its_end)
+        finally:
+            os.close(its_end)
 
     async def stop(self) -> None:
         if self._starting is not None:
@@ -145,5 +154,8 @@ class OwnService:
             raise ServiceError(f"the service of the bench, process {state.pid}, did not end in time")
 
     def remove(self) -> None:
-        """Its home goes; what was measured is elsewhere."""
+        """Its home goes; what was measured is elsewhere. A service that did not stop before stops now."""
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
         shutil.rmtree(self._home, ignore_errors=True)
