@@ -45,10 +45,9 @@
     │   ├── DamagedResults       400  the file of everything measured is damaged and was set aside
     │   ├── ModelGone            404  an adopted model whose owner removed it
     │   └── ModelChanged         400  an adopted model whose owner changed its bytes
-    ├── BuildFailed              400  a program that builds an engine or makes a model ended with an error
+    ├── BuildFailed              400  a program that builds an engine or makes a model failed or was killed
     │   └── BuildCancelled       400  somebody ended it
     ├── LockMismatch             400  what is here is not what a lock file says
-    ├── CompilerFailed           400  a tool that makes models ended with an error, or was killed
     ├── NothingPasses            404  no model fulfils every wish
     ├── ServiceError             503  the local service
     │   ├── ServiceNotRunning    503
@@ -457,7 +456,7 @@ class DamagedModel(DiskError):
 
 
 class BuildFailed(FoundryError):
-    """A program that builds an engine or makes a model ended with an error. What was there before is as it was."""
+    """A program that builds an engine or makes a model did not start, failed or was killed; steps before it stay."""
 
     code = "build_failed"
     status = 400
@@ -475,13 +474,6 @@ class LockMismatch(FoundryError):
     code = "lock_mismatch"
     status = 400
     type = "lock_error"
-
-
-class CompilerFailed(FoundryError):
-    """A tool that makes models was not started, failed or was killed. Steps that were finished before are kept."""
-
-    code = "compiler_failed"
-    status = 400
 
 
 class NothingPasses(FoundryError):

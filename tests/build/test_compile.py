@@ -25,7 +25,7 @@ from localfoundry import config
 from localfoundry.build import checkpoint, compilation, installed, targets, toolchain
 from localfoundry.build.compilation import Plan, Source, Trial
 from localfoundry.errors import (
-    CompilerFailed,
+    BuildFailed,
     DiskFull,
     FoundryError,
     InsufficientMemory,
@@ -125,7 +125,7 @@ def test_another_content_of_the_folder_is_another_version(workshop: Workshop, tm
 @pytest.mark.parametrize("fault", ["fail", "kill", "memory", "empty"])
 def test_a_compiler_that_ends_badly_leaves_nothing_and_says_why(workshop: Workshop, source: Source, fault: str) -> None:
     workshop.switch(**{fault: "onnx"})
-    with pytest.raises(CompilerFailed) as refused:
+    with pytest.raises(BuildFailed) as refused:
         workshop.make(workshop.plan(source))
     words = {"fail": "not supported", "kill": "want of memory", "memory": "want of memory", "empty": "no model"}
     assert words[fault] in refused.value.message
@@ -141,7 +141,7 @@ def test_finished_steps_are_taken_over(workshop: Workshop, tmp_path: Path) -> No
     version = filed(workshop.store, write_model(tmp_path / "m.gguf", ("Q4_1", "Q8_0")), "m")
     made = workshop.plan(Source(version.id, version.name, version.alias, version=version))
     workshop.switch(fail="onnx")
-    with pytest.raises(CompilerFailed):
+    with pytest.raises(BuildFailed):
         workshop.make(made)
     workshop.switch()
     manifest = workshop.make(made)
@@ -155,7 +155,7 @@ def test_other_versions_of_the_tools_take_nothing_over(workshop: Workshop, tmp_p
     version = filed(workshop.store, write_model(tmp_path / "m.gguf", ("Q4_1", "Q8_0")), "m")
     source = Source(version.id, version.name, version.alias, version=version)
     workshop.switch(fail="onnx")
-    with pytest.raises(CompilerFailed):
+    with pytest.raises(BuildFailed):
         workshop.make(workshop.plan(source))
     workshop.switch(packages=fake_compiler.TOLD["packages"] | {"transformers": "2.0"})
     workshop.make(workshop.plan(source))
@@ -290,7 +290,7 @@ def test_packages_that_are_missing_are_named_with_the_command(workshop: Workshop
 def test_a_python_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     for path, words in (("/nowhere/python", "cannot run"), ("/bin/false", "does not tell")):
         monkeypatch.setenv("FOUNDRY_COMPILE_PYTHON", path)
-        with pytest.raises(CompilerFailed, match=words) as refused:
+        with pytest.raises(BuildFailed, match=words) as refused:
             toolchain.find(config.load())
         assert refused.value.hint
 
@@ -382,7 +382,7 @@ def test_gguf_is_converted_and_then_quantized(workshop: Workshop, source: Source
 )
 def test_a_quantizer_that_ends_badly_leaves_nothing(workshop: Workshop, source: Source, script: str, said: str) -> None:
     engine(quantizer=script)
-    with pytest.raises(CompilerFailed, match=said):
+    with pytest.raises(BuildFailed, match=said):
         workshop.make(workshop.plan(source, targets.parse("gguf", "int4", None, "cpu")))
     assert workshop.nothing_was_made()
 

@@ -20,7 +20,7 @@ from typing import IO
 
 import psutil
 
-from localfoundry.errors import CompilerFailed
+from localfoundry.errors import BuildFailed
 from localfoundry.units import format_bytes
 
 _LOOK_S = 0.5
@@ -59,7 +59,7 @@ def run(
 ) -> Ended:  # fmt: skip
     """Run it to its end. Blocking. Each line it writes goes to `log` and to `line`; `private`: its caches and files.
 
-    Raises CompilerFailed with its own words and the log's name. `line` may raise to end the child.
+    Raises BuildFailed with its own words and the log's name. `line` may raise to end the child.
     """
     surroundings = {k: v for k, v in os.environ.items() if k not in _NOT_PASSED}
     surroundings |= _OFFLINE | {"HF_HOME": str(private / "hf"), "TMPDIR": str(private)} | dict(environment or {})
@@ -75,7 +75,7 @@ def run(
                 start_new_session=True,  # Ctrl-C is for us: we end it
             )  # fmt: skip
         except OSError as exc:
-            raise CompilerFailed(f"cannot start {command[0]}: {exc.strerror}", hint="foundry model compile -h") from exc
+            raise BuildFailed(f"cannot start {command[0]}: {exc.strerror}", hint="foundry model compile -h") from exc
         watch = _Watch(child.pid)
         try:
             last = _read(child, written, line, watch)
@@ -126,16 +126,16 @@ def _signal(child: subprocess.Popen[str], number: int) -> None:
         return
 
 
-def _failed(what: str, status: int, last: list[str], peak_bytes: int, log: Path) -> CompilerFailed:
+def _failed(what: str, status: int, last: list[str], peak_bytes: int, log: Path) -> BuildFailed:
     text = "\n".join(last)
     used = f" it had {format_bytes(peak_bytes)} by then"
     if status in _KILLED or _NO_MEMORY.search(text):
-        return CompilerFailed(
+        return BuildFailed(
             f"{what} was ended for want of memory, as far as can be told (status {status});{used}",
             hint="foundry service stop frees what loaded models hold; the same command goes on where it was",
         )
     reason = next((t for t in reversed(last) if _ERROR.match(t)), last[-1] if last else "it said nothing")
-    return CompilerFailed(f"{what} failed with status {status}: {reason[:_LONGEST_WORDS]}", hint=f"its log: {log}")
+    return BuildFailed(f"{what} failed with status {status}: {reason[:_LONGEST_WORDS]}", hint=f"its log: {log}")
 
 
 class _Watch:

@@ -220,7 +220,7 @@ def carry_out(
 ) -> tuple[Manifest, bool]:  # fmt: skip
     """Make the version; the one that is here, where the same was made before. True: it was made now. Blocking.
 
-    Raises CompilerFailed, DiskFull, InsufficientMemory, DamagedModel, NotCompilable, and what `tried` raises. Whatever
+    Raises BuildFailed, DiskFull, InsufficientMemory, DamagedModel, NotCompilable, and what `tried` raises. Whatever
     ends it, no version appears half made, and finished steps are taken over by the next attempt."""
     with working(store, work_key(made), made.name, progress, keep=True) as work:
         builder = _Build(settings, store, tools, made, progress, work)

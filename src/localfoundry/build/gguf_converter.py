@@ -13,7 +13,7 @@ from localfoundry.build.stages import Stage
 from localfoundry.build.targets import CONVERTED, Target
 from localfoundry.build.toolchain import Toolchain
 from localfoundry.config import Settings
-from localfoundry.errors import CompilerFailed, DiskError, MissingExtra, NotAModel
+from localfoundry.errors import BuildFailed, DiskError, MissingExtra, NotAModel
 from localfoundry.formats.gguf import read_gguf
 
 PACKAGES = ("torch", "transformers", "gguf", "safetensors")
@@ -99,7 +99,7 @@ def _check(file: Path, tool: str) -> None:
     try:
         read_gguf(file)
     except (NotAModel, DiskError) as exc:
-        raise CompilerFailed(f"{tool} ended well and left no model: {exc.message}") from exc
+        raise BuildFailed(f"{tool} ended well and left no model: {exc.message}") from exc
 
 
 def _ignore(_: str) -> None:

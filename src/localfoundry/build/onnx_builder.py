@@ -13,7 +13,7 @@ from localfoundry.build import child
 from localfoundry.build.stages import Stage
 from localfoundry.build.targets import DEVICES, Target
 from localfoundry.build.toolchain import Toolchain
-from localfoundry.errors import CompilerFailed, NotAModel, NotCompilable
+from localfoundry.errors import BuildFailed, NotAModel, NotCompilable
 from localfoundry.formats.onnx import read_onnx_folder
 
 PACKAGES = ("torch", "transformers", "onnxruntime-genai", "onnx-ir")
@@ -74,4 +74,4 @@ def _check(folder: Path) -> None:
     try:
         read_onnx_folder(folder)
     except NotAModel as exc:
-        raise CompilerFailed(f"the ONNX builder ended well and left no model: {exc.message}") from exc
+        raise BuildFailed(f"the ONNX builder ended well and left no model: {exc.message}") from exc

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from localfoundry.config import Settings
-from localfoundry.errors import CompilerFailed, MissingExtra
+from localfoundry.errors import BuildFailed, MissingExtra
 
 CHILDREN = Path(__file__).parent.parent / "workers"
 INSTALL = "pip install 'localfoundry[compile]'"
@@ -56,7 +56,7 @@ class Toolchain(msgspec.Struct, frozen=True):
 
 
 def find(settings: Settings) -> Toolchain:
-    """The toolchain, whatever it has. Blocking, a tenth of a second. Raises CompilerFailed where nothing answers."""
+    """The toolchain, whatever it has. Blocking, a tenth of a second. Raises BuildFailed where nothing answers."""
     executable = str(settings.compile_python or sys.executable)
     command = [executable, "-P", str(CHILDREN / "compile_tools.py")]
     try:
@@ -66,12 +66,12 @@ def find(settings: Settings) -> Toolchain:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else f"no answer within {_ANSWER_S:.0f} s"
-        raise CompilerFailed(f"cannot run {executable}: {reason}", hint="foundry config list compilePython") from exc
+        raise BuildFailed(f"cannot run {executable}: {reason}", hint="foundry config list compilePython") from exc
     try:
         return msgspec.structs.replace(msgspec.json.decode(done.stdout, type=Toolchain), executable=executable)
     except msgspec.MsgspecError as exc:
         said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:_LONGEST_WORDS]
-        raise CompilerFailed(
+        raise BuildFailed(
             f"{executable} does not tell what it has for compiling; it says: {said}",
             hint="set compilePython to a Python 3.11 or newer: foundry config set compilePython PATH",
         ) from exc

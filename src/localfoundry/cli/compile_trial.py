@@ -71,7 +71,7 @@ def try_out(
 ) -> Mapping[str, str]:
     """The outcome, as the manifest keeps it. Blocking. `max_loss`: of perplexity, a share.
 
-    `command`: what was typed, for the way to keep a bad one anyway. Raises DegradedBuild, CompilerFailed, and what a
+    `command`: what was typed, for the way to keep a bad one anyway. Raises DegradedBuild, BuildFailed, and what a
     service says that cannot load the model.
     """
     against = _reference(given, tools, made, trial, progress)

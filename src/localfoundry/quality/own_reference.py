@@ -14,7 +14,7 @@ import msgspec
 from localfoundry.build import child
 from localfoundry.build.toolchain import Toolchain
 from localfoundry.config import Settings
-from localfoundry.errors import BadReference, CompilerFailed
+from localfoundry.errors import BadReference, BuildFailed
 from localfoundry.quality import reference
 from localfoundry.quality.reference import Continuation, Packed, Reference
 
@@ -78,7 +78,7 @@ def compute(
 ) -> Reference:  # fmt: skip
     """Compute the reference of the Hugging Face folder `source` and keep it. Blocking: half a minute for 135 M.
 
-    In float32 where memory has the room, else in the weights' own type. Raises CompilerFailed.
+    In float32 where memory has the room, else in the weights' own type. Raises BuildFailed.
     """
     own_type = free_bytes is not None and _BASE_BYTES + 4 * parameters > free_bytes
     out, private = work / "reference", work / "reference.tmp"
@@ -102,7 +102,7 @@ def _packed(out: Path, sha256: str, name: str) -> Packed:
         said = msgspec.json.decode((out / "reference.json").read_bytes(), type=_Said)
         arrays = {array: (out / array).read_bytes() for array in _ARRAYS}
     except (OSError, msgspec.MsgspecError) as exc:
-        raise CompilerFailed(f"transformers ended well and left no reference: {exc}") from exc
+        raise BuildFailed(f"transformers ended well and left no reference: {exc}") from exc
     return Packed(
         source_sha256=(sha256,), tokenizer_sha256=said.tokenizer_sha256, model=name, made_with=said.made_with,
         chunks=said.chunks, first=said.first, top=said.top, greedy=said.greedy, **arrays,
