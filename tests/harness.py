@@ -68,6 +68,13 @@ def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any
         time.sleep(0.02)
 
 
+def private_services() -> list[int]:
+    """Of commands that this test ran and that had a service of their own: it should be gone with them."""
+    found = [(p.pid, p.info["environ"] or {}) for p in psutil.process_iter(["environ"])]
+    mine = [(pid, its) for pid, its in found if its.get("HOME") == os.environ["HOME"]]
+    return [pid for pid, its in mine if "foundry-bench-" in its.get("FOUNDRY_HOME", "")]
+
+
 def workers_of(pid: int) -> list[psutil.Process]:
     """Worker processes of a service."""
     return psutil.Process(pid).children(recursive=True)

@@ -6,7 +6,6 @@ import asyncio
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from bench.clock_server import ClockServer, Script
-from harness import Foundry, Result, wait_until
+from harness import Foundry, Result, private_services, wait_until
 from localfoundry import config
 from localfoundry.results.db import Results
 
@@ -237,10 +235,7 @@ def test_a_cold_start_has_a_service_of_its_own_and_leaves_the_one_in_use_alone(
     assert figures["two", "cold"] > 0.4, "the load is in the time"
     assert figures["two", "switch"] > 0.4
     assert figures["one", "cold"] > figures["one", "chat"]
-    environments = [found.info["environ"] or {} for found in psutil.process_iter(["environ"])]
-    own = [one for one in environments if "foundry-bench-" in one.get("FOUNDRY_HOME", "")]
-    mine = [one for one in own if one.get("HOME") == os.environ["HOME"]]
-    assert mine == [], "nothing of it is left running"
+    assert private_services() == [], "nothing of it is left running"
 
 
 def test_a_prompt_that_is_too_long_fails_its_scenario_and_not_the_others(

@@ -12,13 +12,18 @@ from pathlib import Path
 import psutil
 
 from bench.clock_server import ClockServer, Script
-from harness import Foundry
+from harness import Foundry, private_services
 from localfoundry import config
 from localfoundry.bench.candidates import Candidate
 from localfoundry.cli.bench_local import Loaded
 from localfoundry.cli.compare_services import Services
+from localfoundry.config import profiles
+from localfoundry.config.profiles import Profile
 from localfoundry.errors import InsufficientMemory
+from localfoundry.results import place
 from localfoundry.results.db import Results
+from localfoundry.service.tuned import sha256_of
+from localfoundry.store.store import Store
 
 QUICK = ("--rounds", "3", "--max-tokens", "12")
 
@@ -95,8 +100,28 @@ def test_one_model_is_compared_with_itself_in_other_settings(foundry: Foundry, f
     assert contexts["one@ctx=1024"] == 1024 and contexts["one@ctx=768"] == 768
     assert contexts["one"] not in (768, 1024)
     assert [row["rounds"] for row in document["results"]] == [3, 3, 3]
-    own = [p for p in psutil.process_iter(["cmdline"]) if "foundry-bench-" in " ".join(p.info["cmdline"] or ())]
-    assert own == []
+    assert private_services() == []
+
+
+def test_a_tuned_model_is_compared_with_itself_as_it_was_before(
+    foundry: Foundry, fake_model: Callable[..., str]
+) -> None:
+    fake_model("one", tokens_per_second=400)
+    given = config.load()
+    store = Store(given.models_dir)
+    [manifest] = store.manifests()
+    refused = foundry("compare", "one@tuned=no", "one", *QUICK)
+    assert (
+        refused.code == 2 and "one has no profile on this machine" in refused.err and "foundry tune one" in refused.err
+    )
+    profiles.save(given.home, Profile(
+        machine=place.machine_id(), sha256=sha256_of(store, manifest), purpose="chat", model=manifest.id,
+        tuned_at="2026-11-23T10:00:00+00:00", engine="fake", engine_version="1", ratio=1.5, low=1.4, high=1.6,
+        arguments=("--threads", "2"),
+    ))  # fmt: skip
+    document = foundry.ok("compare", "one@tuned=no", "one", *QUICK, "--json").json
+    versions = {row["label"]: row["engine_version"] for row in document["candidates"]}
+    assert versions["one"].endswith("--threads 2") and "--threads" not in versions["one@tuned=no"]
 
 
 def test_a_candidate_that_fails_is_a_row_and_the_others_are_compared(

@@ -3,6 +3,7 @@
     phi-4-mini                      the version that the name means
     phi-4-mini@v1, phi-4-mini:1     a version of it that is on this disk
     phi-4-mini@ctx=4096,threads=2   in these settings; also engine=NAME, and behind a version: phi-4-mini:1@threads=2
+    phi-4-mini@tuned=no             without what `foundry tune` saved for it, which other settings set aside too
 
 The label stays what was typed, so that tables, kept runs and `--resume` tell the candidates apart.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from localfoundry.bench.candidates import Candidate
     from localfoundry.config import Settings
 
-_IN_SETTINGS = re.compile(r"^(?P<model>.+)@(?P<settings>(?:ctx|threads|engine)=[^@]*)$")
+_IN_SETTINGS = re.compile(r"^(?P<model>.+)@(?P<settings>(?:ctx|threads|engine|tuned)=[^@]*)$")
 _SETTINGS = {"ctx": "context", "threads": "threads", "engine": "engine"}
 
 
@@ -35,9 +36,10 @@ def read(given: Settings, candidate: Candidate) -> Candidate:
     if match is None:
         return msgspec.structs.replace(candidate, model=_versioned(given, candidate.model))
     settings = _settings(candidate.model, match["settings"])
-    return msgspec.structs.replace(
-        candidate, model=_versioned(given, match["model"]), settings={**candidate.settings, **settings}
-    )
+    model = _versioned(given, match["model"])
+    if "tuned" in settings:
+        _check_tuned(given, model)
+    return msgspec.structs.replace(candidate, model=model, settings={**candidate.settings, **settings})
 
 
 def with_engine(model: str, engine: str) -> str:
@@ -56,6 +58,18 @@ def _versioned(given: Settings, model: str) -> str:
     return required(given, model).id
 
 
+def _check_tuned(given: Settings, model: str) -> None:
+    """Raises InvalidRequest where the model would be loaded just the same without a profile."""
+    from localfoundry.cli.engine_choice import tuned_words
+
+    if tuned_words(given, context.cached(given, model)) is None:
+        raise InvalidRequest(
+            f"{model} has no profile on this machine: with tuned=no it is loaded as without",
+            hint=f"foundry tune {model}",
+            param="models",
+        )
+
+
 def _settings(whole: str, words: str) -> dict[str, int | str]:
     from localfoundry.engines import engines
     from localfoundry.engines.choice import named
@@ -66,9 +80,12 @@ def _settings(whole: str, words: str) -> dict[str, int | str]:
         if name == "engine":
             found["engine"] = named(value, engines()).name
             continue
+        if (name, value) == ("tuned", "no"):
+            found["tuned"] = value
+            continue
         if name not in _SETTINGS or not value.isdecimal() or not 1 <= int(value) <= 10_000_000:
             raise InvalidRequest(
-                f"{whole!r}: {part!r} is no setting; there are ctx=TOKENS, threads=NUMBER and engine=NAME",
+                f"{whole!r}: {part!r} is no setting; there are ctx=TOKENS, threads=NUMBER, engine=NAME and tuned=no",
                 param="models",
             )
         found[_SETTINGS[name]] = int(value)

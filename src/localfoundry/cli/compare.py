@@ -73,7 +73,7 @@ def compare(models: tuple[str, ...], sources: tuple[str, ...], as_json: bool, **
     """Compare models side by side, and say which one to take and on what evidence.
 
     One model can be compared with itself in other settings: MODEL@ctx=4096, MODEL@threads=1, MODEL@engine=openvino,
-    MODEL@ctx=4096,threads=2.
+    MODEL@ctx=4096,threads=2; MODEL@tuned=no is how it was loaded before it was tuned.
     Variants of a model, such as its quantizations, are named by their ids (`foundry model info MODEL`).
     """
     given = context.settings()
