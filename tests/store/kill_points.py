@@ -35,15 +35,29 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.made = folder.with_name("made")
         self.source = folder / "m.gguf"
         self.settings = config.load(environ={"FOUNDRY_HOME": str(folder / "home")})
 
     def make(self) -> None:
+        """Pull it all the first time; then copy what that came to, with the same links, which takes a tenth as long."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        self.add("m", 1)
-        self.add("m", 2)
-        self.add("twin", 2)
+        if not self.made.exists():
+            self.folder.mkdir(parents=True)
+            self.add("m", 1)
+            self.add("m", 2)
+            self.add("twin", 2)
+            self.folder.rename(self.made)
+        copies: dict[int, str] = {}
+
+        def copy(source: str, target: str) -> None:
+            inode = Path(source).stat().st_ino
+            if inode in copies:
+                os.link(copies[inode], target)
+            else:
+                copies[inode] = shutil.copy2(source, target)
+
+        shutil.copytree(self.made, self.folder, copy_function=copy)
 
     def add(self, name: str, seed: int) -> None:
         self.source.write_bytes(tiny_gguf(seed=seed))
