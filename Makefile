@@ -30,7 +30,7 @@ demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh samples/demo.sh
 
 test: install
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test-engines: install
 	$(BIN)/python -m pytest -m "thorough or real_model" --timeout=1800 --durations=10 -s

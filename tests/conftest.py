@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from harness import Foundry
+from harness import BESIDE_OTHERS, Foundry
 from localfoundry import build, config, instance
 from localfoundry.build import reencode
 from localfoundry.catalog.lookup import Catalog
@@ -50,6 +50,8 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FOUNDRY_PORT", "0")
     monkeypatch.setenv("FOUNDRY_LLAMA_SERVER", "bundled")
     monkeypatch.setenv("HF_HOME", str(home / "hf"))
+    for name, value in BESIDE_OTHERS.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     return home
 
@@ -159,11 +161,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two run at a time, those of one file keep their order and share its service; and tests on the real engine
-    run one after the other: two engines at once, each with a thread for every core, mostly wait for their threads."""
-    for item in items:
-        real = "pulled_starter" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("real_engine" if real else item.path.as_posix()))
+    """Files with tests on the real engine come first: they take longest, and the last file of all runs alone."""
+    real = {item.path for item in items if item.get_closest_marker("real_model")}
+    items.sort(key=lambda item: item.path not in real)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

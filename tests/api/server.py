@@ -17,7 +17,7 @@ import httpx2
 import msgspec
 import psutil
 
-from harness import Foundry, wait_until
+from harness import BESIDE_OTHERS, Foundry, wait_until
 from localfoundry import config, instance
 from localfoundry.config import Settings
 from localfoundry.instance import ServiceState
@@ -40,6 +40,7 @@ class Server:
             "FOUNDRY_HOME": str(home / "foundry"),
             "FOUNDRY_PORT": "0",
             "FOUNDRY_LLAMA_SERVER": "bundled",
+            **BESIDE_OTHERS,
             **{name: str(value) for name, value in settings.items()},
         }
         self.http = httpx2.Client(trust_env=False, timeout=30)
