@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -98,10 +100,29 @@ async def test_a_profile_whose_file_is_gone_is_not_used(running: Service) -> Non
 async def test_how_requests_come_prefers_a_profile_and_rules_none_out(running: Service) -> None:
     """What nobody chose must not undo what was tuned."""
     manifest = await twofold(running)
-    store, home = running.store, running.settings.home
+    store, settings = running.store, running.settings
     chat = tune(running, manifest)
     wish = Wish(profile="throughput", seen=True)
-    assert (found := tuned.find(store, manifest, home, wish)) is not None and found.profile == chat
-    assert tuned.find(store, manifest, home, Wish(profile="throughput")) is None
+    assert (found := tuned.find(store, manifest, settings, wish)) is not None and found.profile == chat
+    assert tuned.find(store, manifest, settings, Wish(profile="throughput")) is None
     other = tune(running, manifest, purpose="throughput", tuned_at="2020-01-01T00:00:00+00:00")
-    assert (found := tuned.find(store, manifest, home, wish)) is not None and found.profile == other
+    assert (found := tuned.find(store, manifest, settings, wish)) is not None and found.profile == other
+
+
+async def test_the_build_of_llama_cpp_that_was_tuned_is_the_one_that_is_loaded(
+    starter: Manifest, running: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service takes a native one by itself, which here ends at once."""
+    native = tmp_path / "bin" / "llama-server"
+    native.parent.mkdir()
+    native.write_text("#!/bin/sh\nexit 1\n")
+    native.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{native.parent}{os.pathsep}{os.environ['PATH']}")
+    running.settings = replace(running.settings, llama_server="auto")
+    tune(running, starter, engine="llama.cpp", arguments=(), build="bundled")
+    model = await running.load(starter.alias)
+    assert (model.command.engine, model.resident.plan.tuned) == ("llama.cpp (bundled)", True)
+    tune(running, starter, engine="llama.cpp", arguments=(), build="9.9.9-cpu")
+    found = tuned.find(running.store, starter, running.settings, Wish())
+    assert found is not None and found.candidate is None
+    assert (found.why_not or "").endswith("it is not here: foundry engine install llama.cpp --native")

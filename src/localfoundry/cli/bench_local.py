@@ -18,6 +18,7 @@ from localfoundry.bench.candidates import Candidate
 from localfoundry.chat.target import Target
 from localfoundry.client import ServiceClient, authorization, trust
 from localfoundry.config import Settings
+from localfoundry.engines import llama_builds
 from localfoundry.errors import FoundryError, ServiceError
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ class Loaded:
 class OwnService:
     """A service with a home of its own, which this may start and stop: the one in use goes on undisturbed.
 
-    It has the settings and the models of the other, listens on this machine alone, and wants no key. It stops with this
-    process, also when that is killed: it reads from a pipe whose other end is only here.
+    It has the settings and the models of the other, and its build of llama.cpp, which is kept in the other's home. It
+    listens on this machine alone, and wants no key. It stops with this process, also when that is killed: it reads from
+    a pipe whose other end is only here.
     """
 
     def __init__(self, given: Settings, models: Mapping[str, Mapping[str, object]] | None = None) -> None:
@@ -108,7 +110,10 @@ class OwnService:
             shutil.copy(given.file, self._home / "settings.json")
         if models:
             self._choose(models)
-        flags = {"home": str(self._home), "cache_dir": str(given.models_dir), "host": "127.0.0.1", "port": 0}
+        flags = {
+            "home": str(self._home), "cache_dir": str(given.models_dir), "host": "127.0.0.1", "port": 0,
+            "llama_server": str(llama_builds.server(given)[0] or llama_builds.BUNDLED),
+        }  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if name != "FOUNDRY_REQUIRE_KEY"}
         self._settings = config.load(flags, environment)
         self._starting: asyncio.Future[tuple[ServiceState, bool]] | None = None

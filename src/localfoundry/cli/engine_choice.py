@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from localfoundry.cli import context, output
 from localfoundry.config import Settings
+from localfoundry.engines import llama_builds
 from localfoundry.engines.base import Engine
 from localfoundry.engines.choice import Candidate
 from localfoundry.errors import FoundryError
@@ -21,7 +22,7 @@ def describe(given: Settings, manifest: Manifest | None) -> dict[str, Any] | Non
     if manifest is None:
         return None
     store, wish = context.store(given), choosing.wish_of(manifest, given)
-    profile = tuned.find(store, manifest, given.home, wish)
+    profile = tuned.find(store, manifest, given, wish)
     by_profile = [replace(profile.candidate, reason=f"it was {profile.words}")] if profile and profile.candidate else []
     try:
         choice = choosing.choose(store, manifest, given, wish)
@@ -41,6 +42,7 @@ class Running(NamedTuple):
     runs: Manifest
     to_make: str | None
     arguments: tuple[str, ...] = ()
+    build: str | None = None
 
 
 def first(
@@ -55,7 +57,7 @@ def first(
     if "threads" in settings:
         count = str(settings["threads"])
         wish = replace(wish, arguments=("--threads", count, "--threads-batch", count))
-    profile = None if settings else tuned.find(store, manifest, given.home, wish)
+    profile = None if settings else tuned.find(store, manifest, given, wish)
     try:
         chosen = profile.candidate if profile else None
         arguments = profile.profile.arguments if profile and chosen else wish.arguments
@@ -63,12 +65,12 @@ def first(
     except FoundryError:
         return None
     runs = store.find(chosen.runs) if chosen.runs else None
-    return Running(chosen.engine, runs or manifest, chosen.reencode_to, arguments)
+    return Running(chosen.engine, runs or manifest, chosen.reencode_to, arguments, chosen.build)
 
 
 def version_words(given: Settings, found: Running) -> str:
     """The engine's version and the arguments that it gets: what besides the bytes decides what comes out."""
-    return " ".join([found.engine.version(given), *found.arguments])
+    return " ".join([found.engine.version(llama_builds.chosen(given, found.build)), *found.arguments])
 
 
 def is_by(engine: str | None, told: str | None) -> bool:
@@ -80,18 +82,18 @@ def tuned_words(given: Settings, manifest: Manifest | None) -> str | None:
     """What was tuned for it here, and whether the service loads it so; None where nothing was."""
     if manifest is None:
         return None
-    found = tuned.find(context.store(given), manifest, given.home, choosing.wish_of(manifest, given))
+    found = tuned.find(context.store(given), manifest, given, choosing.wish_of(manifest, given))
     if found is None:
         return None
     profile = found.profile
-    how = " ".join((profile.engine, *([profile.runs] if profile.runs else []), *profile.arguments))
+    how = " ".join((profile.engine_words, *([profile.runs] if profile.runs else []), *profile.arguments))
     return f"{found.words} ({how})"
 
 
 def _candidate(one: Candidate, given: Settings) -> dict[str, Any]:
     return {
         "engine": one.engine.name,
-        "version": one.engine.version(given),
+        "version": one.engine.version(llama_builds.chosen(given, one.build)),
         "why": one.reason,
         "runs": one.runs,
         "reencodeTo": one.reencode_to,

@@ -108,7 +108,7 @@ def _kept(given: Settings, manifest: Manifest, purpose: str | None, reset: bool,
         if profile.evidence:
             tune_report.show(profile.evidence)
         else:
-            way = " ".join((profile.engine, profile.runs or manifest.id, *profile.arguments))
+            way = " ".join((profile.engine_words, profile.runs or manifest.id, *profile.arguments))
             output.data(f"    {way}; its evidence is on the machine that it was tuned on")
     if not known:
         output.note(f"{manifest.id} has no profile on this machine: foundry tune {manifest.alias}")

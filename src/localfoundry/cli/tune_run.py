@@ -20,7 +20,7 @@ from localfoundry.cli.tune_services import TuneServices
 from localfoundry.client import ServiceClient
 from localfoundry.config import Settings, profiles
 from localfoundry.config.profiles import Profile
-from localfoundry.engines import choice, engines
+from localfoundry.engines import choice, engines, llama_builds
 from localfoundry.engines.base import Engine
 from localfoundry.errors import BadReference, FoundryError, InvalidSetting, UsageError
 from localfoundry.quality.reference import Reference
@@ -73,7 +73,9 @@ class Space:
 
         def accepts(changed: Setting) -> bool:
             try:
-                engine.check_arguments(changed.words, changed.version, self.work.given)
+                engine.check_arguments(
+                    changed.words, changed.version, llama_builds.chosen(self.work.given, changed.build)
+                )
             except InvalidSetting:
                 return False
             return changed.slots != (setting.slots or self.work.given.parallel) or changed.words != setting.words
@@ -136,8 +138,8 @@ def run(work: Work) -> int:
 async def _searched(work: Work, found: Space, left_s: float) -> Outcome:
     store = context.store(work.given)
     sha256 = sha256_of(store, work.manifest)
-    used = {setting.engine for setting in [found.base, *found.files]}
-    versions = [choice.named(name, engines()).version(work.given) for name in used]
+    used = {(setting.engine, setting.build) for setting in [found.base, *found.files]}
+    versions = [_version(work, engine, build) for engine, build in used]
     results = open_results(work.given)
     async with TuneServices(work.given) as services:
         guard = Guard(services, _reference(work), work.max_loss)
@@ -151,6 +153,10 @@ async def _searched(work: Work, found: Space, left_s: float) -> Outcome:
         finally:
             if results is not None:
                 results.close()
+
+
+def _version(work: Work, engine: str, build: str | None) -> str:
+    return choice.named(engine, engines()).version(llama_builds.chosen(work.given, build))
 
 
 def _require_idle_service(work: Work) -> None:
@@ -260,7 +266,7 @@ def _save(work: Work, outcome: Outcome, document: dict[str, Any]) -> bool:
     profiles.save(work.given.home, Profile(
         machine=place.machine_id(), sha256=sha256, purpose=work.purpose.name, model=work.manifest.id,
         tuned_at=datetime.now(UTC).isoformat(timespec="seconds"), engine=winner.engine,
-        engine_version=choice.named(winner.engine, engines()).version(work.given),
+        engine_version=_version(work, winner.engine, winner.build), build=winner.build,
         arguments=winner.words, parallel=winner.slots,
         runs=None if own else version.id, runs_sha256=None if own else sha256_of(store, version),
         runs_target=recipe.target if recipe and recipe.source_sha256 == sha256 and recipe.stands_in else None,
@@ -273,7 +279,7 @@ def _say_what_now(work: Work, outcome: Outcome, saved: bool) -> None:
     alias = work.manifest.alias
     if saved:
         wish = choosing.wish_of(work.manifest, work.given)
-        used = tuned.find(context.store(work.given), work.manifest, work.given.home, wish)
+        used = tuned.find(context.store(work.given), work.manifest, work.given, wish)
         if used is None or used.why_not:
             why = used.why_not if used else f"the settings say profile {wish.profile}"
             output.data(f"Saved, but not used as long as {why}: foundry config list")

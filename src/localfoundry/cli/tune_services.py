@@ -16,6 +16,7 @@ from localfoundry.chat.target import Target
 from localfoundry.cli.bench_local import Loaded, OwnService
 from localfoundry.client import ServiceClient
 from localfoundry.config import Settings
+from localfoundry.engines import llama_builds
 from localfoundry.errors import ServiceError
 from localfoundry.instance import ServiceState
 from localfoundry.tuning.space import Setting
@@ -51,7 +52,9 @@ class TuneServices:
         gone = [self._running.pop(label).service for label in [*self._running] if label not in wanted]
         await self._end(gone)
         new = {
-            s.label: OwnService(self._given, {s.version: _choices(s)}) for s in settings if s.label not in self._running
+            s.label: OwnService(llama_builds.chosen(self._given, s.build), {s.version: _choices(s)})
+            for s in settings
+            if s.label not in self._running
         }
         self._own += new.values()
         states = await asyncio.gather(*(service.state() for service in new.values()))

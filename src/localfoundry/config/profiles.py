@@ -23,9 +23,10 @@ PURPOSES = ("chat", "long-prompt", "throughput", "low-memory", "rewrite")
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     """One way of loading one file that was shown to be better than the default; `sha256` is that of its main file.
 
-    `runs_sha256`: of the main file that is loaded instead; `runs_target`: what that was re-encoded to, where it was
-    made of this very file. `ratio`: how many times better than the default, with its 95 % interval. `evidence` is for
-    `tune --explain` and stays on this machine.
+    `build`: of llama.cpp, as the setting `llamaServer` calls it; None: the one that the service takes, as its settings
+    named it by a path. `runs_sha256`: of the main file that is loaded instead; `runs_target`: what that was re-encoded
+    to, where it was made of this very file. `ratio`: how many times better than the default, with its 95 % interval.
+    `evidence` is for `tune --explain` and stays on this machine.
     """
 
     machine: str
@@ -40,6 +41,7 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     high: float
     arguments: tuple[str, ...] = ()
     parallel: int | None = None
+    build: str | None = None
     runs: str | None = None  # the id when it was tuned
     runs_sha256: str | None = None
     runs_target: str | None = None
@@ -48,6 +50,11 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def key(self) -> tuple[str, str, str]:
         return self.machine, self.sha256, self.purpose
+
+    @property
+    def engine_words(self) -> str:
+        """`llama.cpp (bundled)`: the engine, and its build where it has several."""
+        return f"{self.engine} ({self.build})" if self.build else self.engine
 
     @property
     def words(self) -> str:

@@ -67,13 +67,14 @@ class Reencoding:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An engine that can run the model. `runs`: the id of the re-encoding that it gets in place of the file itself;
-    `reencode_to`: the type of one that has to be made first.
+    `reencode_to`: the type of one that has to be made first. `build`: of llama.cpp, in place of the one in use.
     """
 
     engine: Engine
     reason: str
     runs: str | None = None
     reencode_to: str | None = None
+    build: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,14 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from localfoundry import fit
-from localfoundry.build import installed
 from localfoundry.config import Settings
-from localfoundry.engines import llama_arguments, llama_fit
+from localfoundry.engines import llama_arguments, llama_builds, llama_fit
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
 from localfoundry.engines.worker_words import without_folders
-from localfoundry.errors import InvalidSetting
 from localfoundry.fit.memory import CHECKPOINTS
 from localfoundry.store.manifest import Manifest
 
@@ -72,7 +69,7 @@ class LlamaCpp:
         return _NO_MEMORY.search(log) is not None
 
     def command(self, request: LoadRequest, settings: Settings) -> WorkerCommand:
-        native, reason = _native_server(settings)
+        native, reason = llama_builds.server(settings)
         if native is not None:
             argv = (sys.executable, "-m", "localfoundry.workers.native", str(native), *_native_arguments(request))
             return WorkerCommand(argv, "llama.cpp (native)", "CPU", reason)
@@ -81,18 +78,18 @@ class LlamaCpp:
 
     def check_arguments(self, arguments: tuple[str, ...], model: str, settings: Settings) -> None:
         """Raise InvalidSetting where a load with these arguments would."""
-        native, _ = _native_server(settings)
+        native, _ = llama_builds.server(settings)
         (llama_arguments.bundled if native is None else llama_arguments.native)(arguments, model)
 
     @staticmethod
     def native_server(settings: Settings) -> Path | None:
         """The installed `llama-server` that `command` would start; None: the bundled one. Raises InvalidSetting."""
-        return _native_server(settings)[0]
+        return llama_builds.server(settings)[0]
 
     def version(self, settings: Settings) -> str:
-        native, _ = _native_server(settings)
+        native, _ = llama_builds.server(settings)
         if native is not None:
-            return f"native {_told_version(native)}"
+            return f"native {llama_builds.told_version(native)}"
         import importlib.metadata
 
         try:
@@ -130,56 +127,6 @@ def _load_s(log: str) -> float | None:
         return None
     minutes, seconds, millis, micros = (int(part) for part in clock.groups())
     return minutes * 60 + seconds + millis / 1000 + micros / 1_000_000
-
-
-def _told_version(server: Path) -> str:
-    """`version: 6502 (abc1234)` of `llama-server --version`, which it writes to standard error."""
-    try:
-        told = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    found = re.search(r"version:\s*([^\n]+)", told.stderr + told.stdout)
-    return found[1].strip() if found else "unknown"
-
-
-def _native_server(settings: Settings) -> tuple[Path | None, str]:
-    """The `llama-server` to use, if any, and why. Raises InvalidSetting where a configured one is not there."""
-    wanted = settings.llama_server
-    if wanted == "bundled":
-        return None, "the setting llamaServer says bundled"
-    if wanted == "auto":
-        return _found_server(settings)
-    if installed.NAME.fullmatch(wanted):
-        return _installed_server(settings, wanted), f"the setting llamaServer names the build {wanted}"
-    found = shutil.which(wanted)
-    if found is None:
-        raise InvalidSetting(
-            f"llamaServer = {wanted!r} is not a program", hint="foundry service set --llama-server auto"
-        )
-    return Path(found), "the setting llamaServer names it"
-
-
-def _found_server(settings: Settings) -> tuple[Path | None, str]:
-    """The newest build made on this machine that can run here, else one on the PATH."""
-    build = installed.usable(settings)
-    if build is not None:
-        return installed.program(settings, build, "llama-server"), f"{build.name} was built for this machine"
-    found = shutil.which("llama-server")
-    if found:
-        return Path(found), f"a native llama-server is on the PATH: {found}"
-    left_out = [f"; {b.name} is not used: {installed.why_not(settings, b)}" for b in installed.builds(settings)[:1]]
-    return None, "".join(["no native llama-server is on the PATH", *left_out])
-
-
-def _installed_server(settings: Settings, name: str) -> Path:
-    """The server of the build of that name. Raises InvalidSetting where it is not here or cannot run here."""
-    build = installed.named(settings, name)
-    reason = "there is no such build" if build is None else installed.why_not(settings, build)
-    if build is None or reason:
-        raise InvalidSetting(
-            f"llamaServer = {name!r} cannot be used: {reason}", hint="foundry engine use llama.cpp auto"
-        )
-    return installed.program(settings, build, "llama-server")
 
 
 def _bundled_arguments(request: LoadRequest) -> list[str]:

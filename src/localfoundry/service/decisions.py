@@ -54,6 +54,7 @@ class LoadPlan:
     engine: str = ""
     engine_reason: str = ""
     tuned: bool = False  # by a saved profile
+    build: str | None = None  # of llama.cpp, in place of the one that the settings say
     device: str = "CPU"
     one_stream: bool = False  # for one conversation at a time, though `parallel` may come
     runs: str = ""

@@ -13,7 +13,7 @@ from localfoundry import fit
 from localfoundry.advice.machine import measured_as
 from localfoundry.advice.processor import processor_of
 from localfoundry.config import Settings
-from localfoundry.engines import llama_fit
+from localfoundry.engines import llama_builds, llama_fit
 from localfoundry.engines.llama_cpp import LlamaCpp
 from localfoundry.fit.calibration import Calibration, Subject, note_load
 from localfoundry.fit.interval import Interval
@@ -61,7 +61,9 @@ class Learned:
         shape = llama_fit.shape_of(manifest, file) if manifest.format == "gguf" else None
         if shape is None or model.resident.plan.device != "CPU":
             return
-        version = self._versions[model.engine.name] = model.engine.version(settings)
+        version = self._versions[model.engine.name] = model.engine.version(
+            llama_builds.chosen(settings, model.resident.plan.build)
+        )
         subject = subject_of(version, manifest, shape)
         if model.engine.name == LlamaCpp.name:
             self._note_llama(model, shape, subject)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localfoundry.config import Settings
-from localfoundry.engines import choice, engines
+from localfoundry.engines import choice, engines, llama_builds
 from localfoundry.engines.base import Engine, LoadRequest, WorkerCommand
 from localfoundry.engines.choice import LeftOut
 from localfoundry.errors import FoundryError, LoadFailed, OutOfMemory
@@ -115,7 +115,7 @@ async def start(
     engine = choice.named(resident.plan.engine, engines())
     await asyncio.to_thread(adopted.check, store, runs)
     await asyncio.to_thread(_check_files, store, runs)
-    command = engine.command(request, settings)
+    command = engine.command(request, llama_builds.chosen(settings, resident.plan.build))
     for version in dict.fromkeys((manifest.id, runs.id)):
         await asyncio.to_thread(note_use, store, manifest if version == manifest.id else runs)
     started = time.monotonic()

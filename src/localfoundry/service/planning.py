@@ -130,6 +130,7 @@ class Planner:
             engine=way.candidate.engine.name,
             engine_reason=way.candidate.reason,
             tuned=way.tuned,
+            build=way.candidate.build,
             device=(options.device or "CPU").upper(),
             one_stream=way.one_stream,
             runs=way.runs.id,
@@ -145,7 +146,7 @@ class Planner:
 
     def _tuned_way(self, manifest: Manifest, settings: Settings, wish: Wish) -> Way | None:
         """The way of the saved profile, where that is used."""
-        found = tuned.find(self.store, manifest, self._home, wish)
+        found = tuned.find(self.store, manifest, settings, wish)
         if found is None or found.candidate is None:
             return None
         way = self._way(manifest, found.candidate, settings)

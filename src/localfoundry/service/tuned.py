@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from localfoundry.config import profiles
+from localfoundry.config import Settings, profiles
 from localfoundry.config.profiles import Profile
-from localfoundry.engines import choice, engines
+from localfoundry.engines import choice, engines, llama_builds
 from localfoundry.engines.base import Engine
 from localfoundry.engines.choice import Candidate, Wish
 from localfoundry.errors import FoundryError, InvalidSetting
@@ -39,10 +38,10 @@ class Tuned:
         return f"{self.profile.words}; not used: {self.why_not}" if self.why_not else self.profile.words
 
 
-def find(store: Store, manifest: Manifest, home: Path, wish: Wish) -> Tuned | None:
+def find(store: Store, manifest: Manifest, settings: Settings, wish: Wish) -> Tuned | None:
     """The profile for this file on this machine, if there is one. A file of profiles that is damaged holds none."""
     try:
-        known = profiles.read(home)
+        known = profiles.read(settings.home)
     except InvalidSetting:
         return None
     if not known:
@@ -51,7 +50,7 @@ def find(store: Store, manifest: Manifest, home: Path, wish: Wish) -> Tuned | No
     profile = profiles.matching(known, machine, sha256, wish.profile)
     if profile is None and wish.seen:  # nobody chose it: what was tuned for something else is still better than nothing
         profile = profiles.matching(known, machine, sha256)
-    return None if profile is None else _judged(store, manifest, profile, wish)
+    return None if profile is None else _judged(store, manifest, profile, settings, wish)
 
 
 def sha256_of(store: Store, manifest: Manifest) -> str:
@@ -60,7 +59,7 @@ def sha256_of(store: Store, manifest: Manifest) -> str:
     return next((f for f in manifest.files if f.name == main), manifest.files[0]).sha256
 
 
-def _judged(store: Store, manifest: Manifest, profile: Profile, wish: Wish) -> Tuned:
+def _judged(store: Store, manifest: Manifest, profile: Profile, settings: Settings, wish: Wish) -> Tuned:
     try:
         engine = choice.named(profile.engine, engines())
     except FoundryError:
@@ -71,10 +70,13 @@ def _judged(store: Store, manifest: Manifest, profile: Profile, wish: Wish) -> T
         made = f": foundry model reencode {manifest.alias} --to {(profile.runs_target or '').lower()}"
         why_not = f"{profile.runs} is not on this disk{made if profile.runs_target else ''}"
     if why_not is None and runs is not None:
-        why_not = engine.missing() or engine.takes(choosing.facts_of(store, runs))
+        why_not = llama_builds.why_not(settings, profile.build) if profile.build else engine.missing()
+        why_not = why_not or engine.takes(choosing.facts_of(store, runs))
     if why_not is not None or runs is None:
         return Tuned(profile, why_not=why_not)
-    return Tuned(profile, Candidate(engine, profile.words, None if runs is manifest else runs.id))
+    return Tuned(profile, Candidate(
+        engine, profile.words, None if runs is manifest else runs.id, build=profile.build,
+    ))  # fmt: skip
 
 
 def _against(engine: Engine, wish: Wish) -> str | None:

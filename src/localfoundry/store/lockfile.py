@@ -218,7 +218,7 @@ def profile_differences(lock: Lock, machine: str, here: Sequence[Profile]) -> li
 def _way(profile: Profile) -> str:
     """How a profile loads its model, in one line."""
     parallel = [f"parallel {profile.parallel}"] if profile.parallel else []
-    return " ".join((profile.engine, *([profile.runs] if profile.runs else []), *profile.arguments, *parallel))
+    return " ".join((profile.engine_words, *([profile.runs] if profile.runs else []), *profile.arguments, *parallel))
 
 
 def held_to(plan: PullPlan, model: LockedModel) -> PullPlan:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+import msgspec
+
 from localfoundry.build import quantize, reencode
 from localfoundry.build.quantize import QuantPlan
 from localfoundry.build.reencode import Plan
 from localfoundry.config import Settings
-from localfoundry.engines import engines, faithful
+from localfoundry.engines import engines, faithful, llama_builds
 from localfoundry.engines.base import Engine
+from localfoundry.engines.llama_cpp import LlamaCpp
 from localfoundry.engines.openvino import OpenVino
 from localfoundry.errors import FoundryError
 from localfoundry.service import choosing
@@ -38,7 +41,8 @@ def default(store: Store, manifest: Manifest, settings: Settings) -> tuple[Setti
     choice = choosing.choose(store, manifest, settings, choosing.wish_of(manifest, settings))
     first = choice.candidates[0]
     runs = (store.find(first.runs) if first.runs else None) or manifest
-    made = Setting(first.engine.name, runs.id, _file(runs), chosen.engine_arguments, chosen.parallel)
+    build = _builds(first.engine, settings)[0]
+    made = Setting(first.engine.name, runs.id, _file(runs), chosen.engine_arguments, chosen.parallel, build=build)
     return made, first.reencode_to
 
 
@@ -47,15 +51,17 @@ def others(
 ) -> list[Setting]:
     """Every engine that is here with every cached version of the model that it reads faithfully, re-encodings first.
 
+    Of llama.cpp both builds that `llama_builds.here` names, side by side with each version.
     `only`: this engine alone; `quants`: these quantizations alone, and the model's own.
     """
     chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
     found = [
-        Setting(engine.name, version.id, _file(version), (), chosen.parallel)
+        Setting(engine.name, version.id, _file(version), (), chosen.parallel, build=build)
         for version in versions(store, manifest, quants)
         for engine in engines()
         if only in (None, engine) or (only is not None and engine.name == only.name)
         if _runs(store, engine, version)
+        for build in _builds(engine, settings)
     ]
     return _told_apart(found)
 
@@ -128,6 +134,11 @@ def _runs(store: Store, engine: Engine, version: Manifest) -> bool:
     )
 
 
+def _builds(engine: Engine, settings: Settings) -> Sequence[str | None]:
+    """Of an engine, by name, the one in use first; `(None,)` where there is one."""
+    return llama_builds.here(settings) if engine.name == LlamaCpp.name else (None,)
+
+
 def _file(version: Manifest) -> str:
     """What tables call a version behind its engine: its quantization, and that it is a folder where it is one."""
     if version.format == "gguf":
@@ -142,7 +153,7 @@ def _told_apart(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def _named(setting: Setting) -> Setting:
-    return Setting(setting.engine, setting.version, setting.version, setting.arguments, setting.parallel)
+    return msgspec.structs.replace(setting, file=setting.version)
 
 
 def left_out(store: Store, manifest: Manifest) -> Iterable[str]:

@@ -244,7 +244,7 @@ class Search:
 
     def _weigh(self, winner: Setting, values: Mapping[Setting, Mapping[int, float]]) -> None:
         """What each choice was worth, as far as the winner was measured without it."""
-        start = Setting(winner.engine, winner.version, winner.file, winner.arguments, winner.parallel)
+        start = winner.bare
         if start != self._base and winner != start:
             self._add_worth(f"{start.label} instead of {self._base.label}", values.get(start), values.get(self._base))
         elif winner == start:

@@ -28,7 +28,10 @@ class Option(msgspec.Struct, frozen=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One way of loading: `version` is the id whose file runs, `file` what tables call that."""
+    """One way of loading: `version` is the id whose file runs, `file` what tables call that.
+
+    `build`: of an engine that is here in several, by its name; None: it has one, or the one that the settings name.
+    """
 
     engine: str
     version: str
@@ -36,6 +39,7 @@ class Setting(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...] = ()  # a person's own, before those of the options
     parallel: int | None = None
     options: tuple[Option, ...] = ()
+    build: str | None = None
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -47,13 +51,22 @@ class Setting(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        return ", ".join([f"{self.engine} {self.file}", *(option.label for option in self.options)])
+        engine = f"{self.engine} ({self.build})" if self.build else self.engine
+        return ", ".join([f"{engine} {self.file}", *(option.label for option in self.options)])
 
     @property
     def changes_answers(self) -> frozenset[str]:
-        """What in it can change answers: two settings that agree in this say the same, up to rounding."""
+        """What in it can change answers: two settings that agree in this say the same, up to rounding.
+
+        Builds of one engine should differ by rounding alone; one that is broken does not, and looking is cheap.
+        """
         lossy = {option.label for option in self.options if option.dimension in LOSSY}
-        return frozenset({self.engine, self.version, *lossy})
+        return frozenset({f"{self.engine} {self.build}", self.version, *lossy})
+
+    @property
+    def bare(self) -> Setting:
+        """Without any option."""
+        return msgspec.structs.replace(self, options=())
 
     def plus(self, *options: Option) -> Setting:
         """With these options, each in place of the one of its dimension."""
@@ -149,7 +162,7 @@ def _slots(streams: int) -> list[Option]:
 
 def distinct(settings: Iterable[Setting]) -> list[Setting]:
     """Each way of loading once, in the order in which it first appears."""
-    return list({(s.engine, s.version, s.words, s.slots): s for s in settings}.values())
+    return list({(s.engine, s.build, s.version, s.words, s.slots): s for s in settings}.values())
 
 
 def combined(setting: Setting, gains: Sequence[tuple[Option, float]]) -> Setting:
