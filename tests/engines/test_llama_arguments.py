@@ -28,6 +28,7 @@ SAMPLES = {
     "--cache-type-v": "q4_0", "--flash-attn": "on", "--numa": "distribute", "--rope-scaling": "yarn",
     "--rope-freq-base": "20000", "--rope-freq-scale": "0.5", "--yarn-orig-ctx": "1024", "--n-predict": "-1",
     "--keep": "4", "--cache-reuse": "16", "--slot-prompt-similarity": "0.25", "--n-gpu-layers": "0",
+    "--spec-draft-model": "m.gguf", "--spec-draft-n-max": "4", "--spec-draft-n-min": "0", "--spec-draft-p-min": "0.5",
     "--spec-type": "ngram-mod", "--spec-ngram-simple-size-n": "4", "--spec-ngram-simple-size-m": "16",
     "--spec-ngram-mod-n-match": "16", "--spec-ngram-mod-n-min": "8", "--spec-ngram-mod-n-max": "32",
 }  # fmt: skip

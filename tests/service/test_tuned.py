@@ -97,6 +97,21 @@ async def test_a_profile_whose_file_is_gone_is_not_used(running: Service) -> Non
     assert not (await running.load(manifest.alias)).resident.plan.tuned
 
 
+async def test_a_profile_whose_draft_model_is_gone_says_how_to_get_it(running: Service) -> None:
+    manifest = await twofold(running)
+    words = ("--spec-draft-model", "small:7")
+    changes: dict[str, object] = {"engine": "fake", "arguments": words, "draft": "small:7", "draft_sha256": "3" * 64}
+    for target, command in ((None, "foundry model download small"), ("Q4_0", "foundry model quantize one --to Q4_0")):
+        tune(running, manifest, **changes, draft_target=target)
+        found = tuned.find(running.store, manifest, running.settings, Wish())
+        assert found is not None and found.candidate is None
+        assert found.why_not == f"small:7, its draft model, is not on this disk: {command}"
+    tune(running, manifest, **changes | {"draft_sha256": sha256_of(running.store, manifest)})
+    found = tuned.find(running.store, manifest, running.settings, Wish())
+    assert found is not None and found.candidate is not None
+    assert found.arguments == ("--spec-draft-model", manifest.id), "as the same bytes are called here"
+
+
 async def test_how_requests_come_prefers_a_profile_and_rules_none_out(running: Service) -> None:
     """What nobody chose must not undo what was tuned."""
     manifest = await twofold(running)

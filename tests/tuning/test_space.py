@@ -39,6 +39,19 @@ def test_the_best_of_each_dimension_is_combined() -> None:
     assert made.plus(one).options == (other, one)
 
 
+@pytest.mark.parametrize("wanted", PURPOSES)
+@pytest.mark.parametrize("name", ["llama.cpp", "openvino", "onnx", "fake"])
+def test_a_draft_model_is_proposed_to_llama_cpp_for_one_request_at_a_time(name: str, wanted: str) -> None:
+    setting = Setting(name, "m:1", "Q8_0")
+    found = space.options(setting, wanted, [4], 1, lambda _: True, ["small:2"])
+    values = [one.value for one in found if "draft" in one.value]
+    drafted = name == "llama.cpp" and wanted in ("chat", "rewrite")
+    assert values == (["draft small:2 x 4", "draft small:2 x 12"] if drafted else [])
+    for option in found:
+        if "draft" in option.value:
+            choice.named(name, engines()).check_arguments(option.words, "m:1", config.load())
+
+
 def test_as_many_threads_as_cores_are_the_default_and_not_tried() -> None:
     assert space.thread_counts(2, 2) == [1]
     assert space.thread_counts(16, 8) == [16]

@@ -73,6 +73,7 @@ def describe(service: Service, model: LoadedModel) -> dict[str, object]:
         "engine_arguments": list(plan.engine_arguments),
         "engines_left_out": [{"engine": name, "why": why} for name, why in left_out.items()],
         "file": model.runs.id,
+        "draft": plan.draft,
         "state": model.state,
         "pid": model.worker.pid,
         "socket": model.worker.endpoint.path,

@@ -152,14 +152,25 @@ def remove(name: str, yes: bool) -> None:
 
 
 def _refuse_if_loaded(given: Settings, manifest: Manifest) -> None:
-    if manifest.id in loaded(given):
+    user = loaded(given).get(manifest.id)
+    if user == manifest.id:
         raise UsageError(f"{manifest.id} is loaded in the service", hint=f"foundry model unload {manifest.alias}")
+    if user is not None:
+        raise UsageError(f"{manifest.id} is in use: the service has it loaded for {user}",
+                         hint=f"foundry model unload {user}")  # fmt: skip
 
 
-def loaded(given: Settings) -> set[str]:
-    """Ids of the models that a running service has loaded."""
+def loaded(given: Settings) -> dict[str, str]:
+    """Versions whose bytes a running service has loaded, by id, and the id of the model that each is loaded for.
+
+    A model, the re-encoding that runs in its place, and the smaller one that guesses ahead for it.
+    """
     from localfoundry import instance
 
     if instance.running(given) is None:
-        return set()
-    return set(context.with_service(given, lambda client: client.get("/openai/loadedmodels")))
+        return {}
+    found: dict[str, str] = {}
+    for model in context.with_service(given, lambda client: client.get("/foundry/ps")):
+        used = (model.get("draft"), model["file"], model["id"])
+        found |= {version: model["id"] for version in used if version is not None}
+    return found

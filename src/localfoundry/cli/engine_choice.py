@@ -60,7 +60,7 @@ def first(
     profile = None if settings else tuned.find(store, manifest, given, wish)
     try:
         chosen = profile.candidate if profile else None
-        arguments = profile.profile.arguments if profile and chosen else wish.arguments
+        arguments = profile.arguments if profile and chosen else wish.arguments
         chosen = chosen or choosing.choose(store, manifest, given, wish).candidates[0]
     except FoundryError:
         return None

@@ -83,6 +83,8 @@ def show_account(loaded: dict[str, Any], url: str) -> None:
         output.data(f"          not {passed['engine']}: {passed['why']}")
     if loaded["file"] != loaded["id"]:
         output.data(f"File:     {loaded['file']}, a re-encoding of {loaded['id']}")
+    if loaded["draft"]:
+        output.data(f"Draft:    {loaded['draft']} guesses ahead for it")
     output.data(f"Context:  {loaded['context']} tokens, trained for {loaded['context_trained'] or 'unknown'}")
     if loaded["context_usual"] > loaded["context"]:
         output.data(f"          {loaded['context_usual']} would be usual, and do not fit the memory")

@@ -25,7 +25,7 @@ from localfoundry.engines.base import Engine
 from localfoundry.errors import BadReference, FoundryError, InvalidSetting, UsageError
 from localfoundry.quality.reference import Reference
 from localfoundry.results import place
-from localfoundry.service import choosing, memory, tuned
+from localfoundry.service import choosing, drafts, memory, tuned
 from localfoundry.service.tuned import sha256_of
 from localfoundry.store.manifest import Manifest
 from localfoundry.tuning import files, report, space
@@ -84,7 +84,13 @@ class Space:
         here = place.machine()
         threads = here.threads or 1
         counts = space.thread_counts(threads, here.cores or threads)
-        return space.options(setting, purpose.name, counts, purpose.streams, accepts)
+        return space.options(setting, purpose.name, counts, purpose.streams, accepts, self._drafts(setting))
+
+    def _drafts(self, setting: Setting) -> list[str]:
+        """Ids of models that could guess ahead for the setting's file."""
+        store = context.store(self.work.given)
+        version = store.find(setting.version)
+        return [draft.id for draft in drafts.candidates(store, version)] if version is not None else []
 
 
 def engine_of(name: str | None) -> Engine | None:
@@ -251,7 +257,9 @@ def _need(work: Work, setting: Setting) -> int:
     tokens = work.given.context_length or min(version.context_length or _CONTEXT, _CONTEXT)
     engine = choice.named(setting.engine, engines())
     slots = setting.slots or work.given.parallel
-    return sum(engine.memory(version, store.main_file(version), tokens, slots, setting.words).values())
+    beside = drafts.memory(store, engine, drafts.find(store, setting.words), tokens, slots)
+    own = engine.memory(version, store.main_file(version), tokens, slots, setting.words)
+    return sum(own.values()) + sum(beside.values())
 
 
 def _save(work: Work, outcome: Outcome, document: dict[str, Any]) -> bool:
@@ -263,6 +271,8 @@ def _save(work: Work, outcome: Outcome, document: dict[str, Any]) -> bool:
     sha256 = sha256_of(store, work.manifest)
     recipe = version.recipe
     own = version.id == work.manifest.id
+    draft = drafts.find(store, winner.words)
+    made = draft.recipe if draft is not None and draft.alias == work.manifest.alias else None
     profiles.save(work.given.home, Profile(
         machine=place.machine_id(), sha256=sha256, purpose=work.purpose.name, model=work.manifest.id,
         tuned_at=datetime.now(UTC).isoformat(timespec="seconds"), engine=winner.engine,
@@ -270,7 +280,8 @@ def _save(work: Work, outcome: Outcome, document: dict[str, Any]) -> bool:
         arguments=winner.words, parallel=winner.slots,
         runs=None if own else version.id, runs_sha256=None if own else sha256_of(store, version),
         runs_target=recipe.target if recipe and recipe.source_sha256 == sha256 and recipe.stands_in else None,
-        evidence=document, **document["gain"],
+        draft=draft.id if draft else None, draft_sha256=sha256_of(store, draft) if draft else None,
+        draft_target=made.target if made else None, evidence=document, **document["gain"],
     ))  # fmt: skip
     return True
 

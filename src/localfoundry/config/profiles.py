@@ -25,8 +25,9 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `build`: of llama.cpp, as the setting `llamaServer` calls it; None: the one that the service takes, as its settings
     named it by a path. `runs_sha256`: of the main file that is loaded instead; `runs_target`: what that was re-encoded
-    to, where it was made of this very file. `ratio`: how many times better than the default, with its 95 % interval.
-    `evidence` is for `tune --explain` and stays on this machine.
+    to, where it was made of this very file. `draft`: a model that guesses ahead, named in the arguments too;
+    `draft_target`: what that was quantized to, where it was made of this model. `ratio`: how many times better than the
+    default, with its 95 % interval. `evidence` is for `tune --explain` and stays on this machine.
     """
 
     machine: str
@@ -45,6 +46,9 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     runs: str | None = None  # the id when it was tuned
     runs_sha256: str | None = None
     runs_target: str | None = None
+    draft: str | None = None
+    draft_sha256: str | None = None
+    draft_target: str | None = None
     evidence: dict[str, Any] = {}
 
     @property

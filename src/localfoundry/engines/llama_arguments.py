@@ -45,6 +45,12 @@ def _real(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("the name of a model")
+    return text
+
+
 def _one_of(prefix: str, **words: str) -> Callable[[str], str]:
     """Words of the command line and the names of the engine's constants, without their prefix."""
 
@@ -59,9 +65,12 @@ def _one_of(prefix: str, **words: str) -> Callable[[str], str]:
 _cache_type = _one_of("GGML_TYPE_", **{name: name.upper() for name in _CACHE_TYPES})
 _flash = _one_of("LLAMA_FLASH_ATTN_TYPE_", on="ENABLED", off="DISABLED", auto="AUTO")
 _numa = _one_of("GGML_NUMA_STRATEGY_", distribute="DISTRIBUTE", isolate="ISOLATE", numactl="NUMACTL")
-# Without a second model: what was said before is looked up. The kinds that read a file or another model are left out.
-_LOOKUPS = ("none", "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod")
-_speculation = _one_of("COMMON_SPECULATIVE_TYPE_", **{name: name.upper().replace("-", "_") for name in _LOOKUPS})
+# What was said before is looked up, or a smaller model drafts. Kinds that read a file or need a model made for it are
+# left out.
+_GUESSERS = ("none", "draft-simple", "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod")
+_speculation = _one_of("COMMON_SPECULATIVE_TYPE_", **{name: name.upper().replace("-", "_") for name in _GUESSERS})
+# The value is a model's name, not the file that llama-server wants: the service puts that in (`service/drafts.py`).
+DRAFT_MODEL = "--spec-draft-model"
 _rope = _one_of("LLAMA_ROPE_SCALING_TYPE_", none="NONE", linear="LINEAR", yarn="YARN")
 
 BUNDLED: dict[str, Argument] = {
@@ -87,6 +96,10 @@ BUNDLED: dict[str, Argument] = {
     "--no-kv-offload": Argument("-nkvo", "no_kv_offload", switched="true"),
     "--no-warmup": Argument("", "warmup", switched="false"),
     "--spec-type": Argument("", "speculative.types", _speculation),
+    DRAFT_MODEL: Argument("", "speculative.draft.mparams.path", _text),
+    "--spec-draft-n-max": Argument("", "speculative.draft.n_max", _whole(1, 64)),
+    "--spec-draft-n-min": Argument("", "speculative.draft.n_min", _whole(0, 64)),
+    "--spec-draft-p-min": Argument("", "speculative.draft.p_min", _real),
     "--spec-ngram-simple-size-n": Argument("", "speculative.ngram_simple.size_n", _whole(1, 1024)),
     "--spec-ngram-simple-size-m": Argument("", "speculative.ngram_simple.size_m", _whole(1, 1024)),
     "--spec-ngram-mod-n-match": Argument("", "speculative.ngram_mod.n_match", _whole(1, 1024)),

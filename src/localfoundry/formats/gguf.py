@@ -119,6 +119,7 @@ class GgufHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     qk_norm: bool = False
     pooling: bool = False  # the file names a pooling type: an embedding or rerank model
     tokenizer: str | None = None
+    splitting: str | None = None  # how texts are split before the tokenizer, by the name that llama.cpp has for it
     tokens: LongArray | None = None  # the vocabulary's texts; `tokens.py` reads of them what is wanted
     token_ids: dict[str, int] = {}  # of those the file names: bos, eos, eot, eom, unknown, padding
     adds_bos: bool | None = None  # whether the tokenizer puts the first token in front by itself
@@ -409,6 +410,7 @@ def _header(
         qk_norm="blk.0.attn_q_norm.weight" in names,
         pooling=fields.has(f"{arch}.pooling_type"),
         tokenizer=fields.text("tokenizer.ggml.model"),
+        splitting=fields.text("tokenizer.ggml.pre"),
         tokens=fields.long_array("tokenizer.ggml.tokens"),
         token_ids=_token_ids(fields),
         adds_bos=fields.truth("tokenizer.ggml.add_bos_token"),

@@ -55,6 +55,7 @@ class LoadPlan:
     engine_reason: str = ""
     tuned: bool = False  # by a saved profile
     build: str | None = None  # of llama.cpp, in place of the one that the settings say
+    draft: str | None = None  # the id of the model that guesses ahead for it, in the same process
     device: str = "CPU"
     one_stream: bool = False  # for one conversation at a time, though `parallel` may come
     runs: str = ""

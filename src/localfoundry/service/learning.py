@@ -59,8 +59,8 @@ class Learned:
         """Compare one load. Blocking; a model whose shape or buffers are not known teaches nothing."""
         manifest = model.runs
         shape = llama_fit.shape_of(manifest, file) if manifest.format == "gguf" else None
-        if shape is None or model.resident.plan.device != "CPU":
-            return
+        if shape is None or model.resident.plan.device != "CPU" or model.resident.plan.draft is not None:
+            return  # of two models in one process the log does not say whose a buffer is
         version = self._versions[model.engine.name] = model.engine.version(
             llama_builds.chosen(settings, model.resident.plan.build)
         )

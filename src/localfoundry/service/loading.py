@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localfoundry.config import Settings
@@ -13,7 +13,7 @@ from localfoundry.engines import choice, engines, llama_builds
 from localfoundry.engines.base import Engine, LoadRequest, WorkerCommand
 from localfoundry.engines.choice import LeftOut
 from localfoundry.errors import FoundryError, LoadFailed, OutOfMemory
-from localfoundry.service import memory
+from localfoundry.service import drafts, memory
 from localfoundry.service.decisions import LoadPlan, Phase, Resident
 from localfoundry.service.ledger import CPU, Bytes
 from localfoundry.service.process import Worker, new_endpoint
@@ -110,14 +110,21 @@ async def start(
 ) -> LoadedModel:
     """Start a worker and wait until it is ready; `began` is told its process. Where that fails, none is left.
 
-    `runs`: the version whose file the request names. Raises LoadFailed, OutOfMemory, NotRunnable, DiskError.
+    `runs`: the version whose file the request names. Raises LoadFailed, OutOfMemory, NotRunnable, DiskError, and
+    InvalidSetting where its draft model is not here or has another vocabulary.
     """
     engine = choice.named(resident.plan.engine, engines())
-    await asyncio.to_thread(adopted.check, store, runs)
-    await asyncio.to_thread(_check_files, store, runs)
+    draft = await asyncio.to_thread(drafts.required, store, request.engine_arguments, runs)
+    if draft is not None:
+        words = drafts.renamed(request.engine_arguments, str(store.main_file(draft)))
+        request = replace(request, engine_arguments=words)
+    read = [runs] if draft is None else [runs, draft]
+    for version in read:
+        await asyncio.to_thread(adopted.check, store, version)
+        await asyncio.to_thread(_check_files, store, version)
     command = engine.command(request, llama_builds.chosen(settings, resident.plan.build))
-    for version in dict.fromkeys((manifest.id, runs.id)):
-        await asyncio.to_thread(note_use, store, manifest if version == manifest.id else runs)
+    for version in {one.id: one for one in (manifest, *read)}.values():
+        await asyncio.to_thread(note_use, store, version)
     started = time.monotonic()
     limit = sum(resident.plan.need.values()) * _LIMIT_FACTOR + _LIMIT_EXTRA_BYTES
     log_file = settings.log_dir / f"worker-{manifest.name}.log"

@@ -16,7 +16,7 @@ from localfoundry.config.model_defaults import ModelDefaults
 from localfoundry.engines.choice import Candidate, Choice, LeftOut, Wish
 from localfoundry.errors import InvalidRequest
 from localfoundry.fit.context import DEFAULT_CONTEXT, SMALLEST_CONTEXT
-from localfoundry.service import choosing, tuned
+from localfoundry.service import choosing, drafts, tuned
 from localfoundry.service.decisions import LoadPlan, Resident
 from localfoundry.service.learning import Learned
 from localfoundry.service.ledger import CPU, Bytes
@@ -59,6 +59,7 @@ class Way:
     one_stream: bool
     arguments: tuple[str, ...]
     tuned: bool = False
+    draft: Manifest | None = None  # a smaller model that guesses ahead, loaded beside it
 
 
 class Planner:
@@ -131,6 +132,7 @@ class Planner:
             engine_reason=way.candidate.reason,
             tuned=way.tuned,
             build=way.candidate.build,
+            draft=way.draft.id if way.draft else None,
             device=(options.device or "CPU").upper(),
             one_stream=way.one_stream,
             runs=way.runs.id,
@@ -142,7 +144,8 @@ class Planner:
         runs = manifest if candidate.runs is None else self.store.find(candidate.runs) or manifest
         parallel = chosen.parallel or settings.parallel
         one_stream = _one_stream(parallel, chosen, settings)
-        return Way(candidate, runs, self.store.main_file(runs), parallel, one_stream, chosen.engine_arguments)
+        arguments, draft = chosen.engine_arguments, drafts.find(self.store, chosen.engine_arguments)
+        return Way(candidate, runs, self.store.main_file(runs), parallel, one_stream, arguments, draft=draft)
 
     def _tuned_way(self, manifest: Manifest, settings: Settings, wish: Wish) -> Way | None:
         """The way of the saved profile, where that is used."""
@@ -153,7 +156,10 @@ class Planner:
         chosen = _chosen(manifest, settings)
         parallel = chosen.parallel or found.profile.parallel or way.parallel
         one_stream = _one_stream(parallel, chosen, settings)
-        return replace(way, parallel=parallel, one_stream=one_stream, arguments=found.profile.arguments, tuned=True)
+        return replace(
+            way, parallel=parallel, one_stream=one_stream, arguments=found.arguments, tuned=True,
+            draft=drafts.find(self.store, found.arguments),
+        )  # fmt: skip
 
     def _usual_way(self, manifest: Manifest, settings: Settings) -> Way:
         """How it would be loaded if nobody asked for anything. Raises NotRunnable."""
@@ -182,13 +188,17 @@ class Planner:
         if measured is not None:
             return measured
         predicted = engine.memory(way.runs, way.file, context, way.parallel, way.arguments)
-        return self._learned.corrected(engine.name, way.runs, predicted)
+        beside = drafts.memory(self.store, engine, way.draft, context, way.parallel)
+        own = self._learned.corrected(engine.name, way.runs, predicted)
+        return {device: own.get(device, 0) + beside.get(device, 0) for device in {**own, **beside}}
 
     def _largest_context(self, way: Way, room: int) -> int | None:
         # What loads here came to is a ratio: so much more or less of the estimate has room.
         engine = way.candidate.engine
         corrected = self._learned.corrected(engine.name, way.runs, {CPU: _RATIO_OF})[CPU] / _RATIO_OF
-        return engine.largest_context(way.runs, way.file, int(room / corrected), way.parallel, way.arguments)
+        return drafts.largest_context(
+            self.store, engine, way.runs, int(room / corrected), way.parallel, way.arguments, way.draft
+        )
 
     def remember(self, manifest: Manifest, failed: Iterable[LeftOut]) -> None:
         """Engines that could not load what another one then did: they are not tried again while the service runs."""

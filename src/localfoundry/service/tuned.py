@@ -17,7 +17,7 @@ from localfoundry.engines.base import Engine
 from localfoundry.engines.choice import Candidate, Wish
 from localfoundry.errors import FoundryError, InvalidSetting
 from localfoundry.results import place
-from localfoundry.service import choosing
+from localfoundry.service import choosing, drafts
 from localfoundry.store.manifest import Manifest
 from localfoundry.store.store import Store
 
@@ -32,6 +32,7 @@ class Tuned:
     profile: Profile
     candidate: Candidate | None = None
     why_not: str | None = None
+    arguments: tuple[str, ...] = ()  # the profile's, with its draft model as it is called here
 
     @property
     def words(self) -> str:
@@ -69,14 +70,27 @@ def _judged(store: Store, manifest: Manifest, profile: Profile, settings: Settin
     if why_not is None and runs is None:
         made = f": foundry model reencode {manifest.alias} --to {(profile.runs_target or '').lower()}"
         why_not = f"{profile.runs} is not on this disk{made if profile.runs_target else ''}"
+    arguments = profile.arguments
+    if why_not is None and profile.draft is not None:
+        draft = next((m for m in store.manifests() if sha256_of(store, m) == profile.draft_sha256), None)
+        if draft is None:
+            why_not = f"{profile.draft}, its draft model, is not on this disk: {_fetched(manifest, profile)}"
+        else:
+            arguments = drafts.renamed(arguments, draft.id)
     if why_not is None and runs is not None:
         why_not = llama_builds.why_not(settings, profile.build) if profile.build else engine.missing()
         why_not = why_not or engine.takes(choosing.facts_of(store, runs))
     if why_not is not None or runs is None:
         return Tuned(profile, why_not=why_not)
-    return Tuned(profile, Candidate(
-        engine, profile.words, None if runs is manifest else runs.id, build=profile.build,
-    ))  # fmt: skip
+    candidate = Candidate(engine, profile.words, None if runs is manifest else runs.id, build=profile.build)
+    return Tuned(profile, candidate, arguments=arguments)
+
+
+def _fetched(manifest: Manifest, profile: Profile) -> str:
+    """The command that brings the draft model of a profile back."""
+    if profile.draft_target:
+        return f"foundry model quantize {manifest.alias} --to {profile.draft_target}"
+    return f"foundry model download {(profile.draft or '').rpartition(':')[0]}"
 
 
 def _against(engine: Engine, wish: Wish) -> str | None:

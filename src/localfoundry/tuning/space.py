@@ -10,8 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from localfoundry.engines.llama_arguments import DRAFT_MODEL
+
 LOSSY = frozenset({"KV cache", "precision"})  # dimensions that change what a model says; so do its file and its engine
 SPECULATION = "speculation"
+_DRAFTED = ("chat", "rewrite")  # purposes with one request at a time: a batch of many leaves nothing to guess with
+_DRAFT_LENGTHS = (4, 12)  # tokens that are guessed at a time
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -79,15 +83,19 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 def options(
-    setting: Setting, purpose: str, threads: Sequence[int], streams: int, accepts: Callable[[Setting], bool]
-) -> list[Option]:
+    setting: Setting, purpose: str, threads: Sequence[int], streams: int, accepts: Callable[[Setting], bool],
+    drafts: Sequence[str] = (),
+) -> list[Option]:  # fmt: skip
     """What to try on top of a setting for a purpose, the likeliest first, as far as its engine `accepts` the words.
 
-    `threads`: counts to try (`thread_counts`); `streams`: requests that the purpose has at once. Options that the
+    `threads`: counts to try (`thread_counts`); `streams`: requests that the purpose has at once; `drafts`: ids of
+    models that could guess ahead for it. Options that the
     setting has already, or a person chose by an argument of the same name, are left out.
     """
     of_engine = {"llama.cpp": _llama, "openvino": _openvino, "onnx": _onnx}.get(setting.engine, _fake)
     found = of_engine(purpose, threads, streams)
+    if setting.engine == "llama.cpp" and purpose in _DRAFTED:
+        found = _drafts(drafts) + found if purpose == "chat" else found[:2] + _drafts(drafts) + found[2:]
     own = set(setting.arguments)
     return [
         option
@@ -120,6 +128,18 @@ def _llama(purpose: str, threads: Sequence[int], streams: int) -> list[Option]:
         "throughput": [*counts, *_slots(streams), *flash, *cache, *batches[:2]],
         "low-memory": [*cache, *batches[1:], *_slots(1)],
     }[purpose]
+
+
+def _drafts(ids: Sequence[str]) -> list[Option]:
+    return [
+        Option(
+            SPECULATION,
+            f"draft {draft} x {count}",
+            (DRAFT_MODEL, draft, "--spec-type", "draft-simple", "--spec-draft-n-max", str(count)),
+        )
+        for draft in ids
+        for count in _DRAFT_LENGTHS
+    ]
 
 
 def _openvino(purpose: str, threads: Sequence[int], streams: int) -> list[Option]:
