@@ -5,8 +5,15 @@
 
 For each purpose the model is tuned in the given home; then the service with the profile runs beside one with the
 settings of a fresh home and the bundled llama.cpp, in turns, on prompts of their own. `--native` puts the folder of a
-native `llama-server` first on the PATH of the tuned side. The ratio is over that default, paired by round, with a
-bootstrapped interval. Perplexity is what the guard found, within the bound that it was given.
+native `llama-server` first on the PATH of the tuned side, which then tries both builds. The ratio is over that default,
+paired by round, with a bootstrapped interval. Perplexity is what the guard found, within the bound that it was given.
+
+A draft model needs a target that reads twice as much. With the starter model in 16 bit, in a home of its own:
+
+    FOUNDRY_HOME=DIR foundry model download smollm2-135m
+    FOUNDRY_HOME=DIR foundry model quantize smollm2-135m --to F16
+    FOUNDRY_HOME=DIR foundry model quantize smollm2-135m --to Q4_0 --allow-requantize
+    python benchmarks/tune.py --home DIR --model smollm2-135m-instruct-f16 --quants F16 --engine llama.cpp --for rewrite
 
 Goals: prompts 4 ×, eight streams 2.3 ×, one stream 1.2 ×; with llama.cpp alone 2.0 ×, 1.35 ×, 1.2 ×; answers that
 repeat their prompt 1.6 ×.

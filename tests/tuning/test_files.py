@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from formats.gguf_file import tiny_llama
 from localfoundry import config
 from localfoundry.engines import choice, engines
+from localfoundry.formats.gguf import read_gguf
+from localfoundry.sources.resolve import resolve
 from localfoundry.store.manifest import Manifest
+from localfoundry.store.progress import Silent
+from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
 from localfoundry.tuning import files
 
@@ -29,3 +34,25 @@ def test_both_kinds_of_llama_cpp_are_ways_of_loading_a_file(
     assert base in found and base.label == "llama.cpp (llama-server) Q4_1"
     assert [one.label for one in found] == ["llama.cpp (llama-server) Q4_1", "llama.cpp (bundled) Q4_1"]
     assert found[0].changes_answers != found[1].changes_answers, "a build that is broken is not faithful"
+
+
+async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
+    starter: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without llama.cpp's own programs
+    settings = config.load()
+    store, llama = Store(settings.models_dir), choice.named("llama.cpp", engines())
+    (tmp_path / "wide.gguf").write_bytes(tiny_llama())
+    wide = await pull(store, await resolve(str(tmp_path / "wide.gguf"), settings=settings))
+    plans = {made.name: made for made in files.to_make(store, wide, settings, llama)}
+    mixed = plans[f"{wide.name}-q8_0-mixed"]
+    assert {"wide-q4_0", "wide-q8_0-mixed"} <= plans.keys(), plans
+    version = files.make(store, mixed, Silent())
+    types = {t.name: t.type for t in read_gguf(store.main_file(version)).tensors}
+    assert {types[f"blk.1.{name}.weight"] for name in ("ffn_gate", "ffn_up")} == {"Q4_0"}
+    assert types["blk.1.ffn_down.weight"] == types["blk.1.attn_q.weight"] == "Q8_0"
+    assert "llama.cpp (bundled) Q8_0 mixed" in [one.label for one in files.others(store, wide, settings, llama)]
+    assert mixed.name not in {made.name for made in files.to_make(store, wide, settings, llama)}, "it is here"
+    assert {made.name for made in files.to_make(store, starter, settings, llama)} == {
+        "smollm2-135m-instruct-q4_1-q8_0"
+    }, "of Q4_1 it would lose too much"

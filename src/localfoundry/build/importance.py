@@ -26,7 +26,7 @@ from localfoundry.store.store import Store
 TEXT = Path(__file__).with_name("calibration.txt")
 CHUNKS = 10  # of CONTEXT tokens; about what the text has, by tokenizer
 CONTEXT = 256
-_PROGRAM = "llama-imatrix"
+PROGRAM = "llama-imatrix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,10 @@ def matrix(store: Store, source: Manifest, beside: Path, progress: Progress, can
 
     Raises MissingTool, BuildFailed, BuildCancelled, DiskError.
     """
-    program = beside.with_name(_PROGRAM + beside.suffix)
+    program = beside.with_name(PROGRAM + beside.suffix)
     if not program.exists():
         raise MissingTool(
-            f"an importance matrix is made by {_PROGRAM}, which is not beside {beside.name}",
+            f"an importance matrix is made by {PROGRAM}, which is not beside {beside.name}",
             hint="foundry engine install llama.cpp --native",
         )
     text = TEXT.read_bytes()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from localfoundry.build import quantize, reencode
+from localfoundry.build import importance, llama_tools, quantize, reencode
 from localfoundry.build.quantize import QuantPlan
 from localfoundry.build.reencode import Plan
 from localfoundry.config import Settings
@@ -28,6 +28,8 @@ from localfoundry.tuning.space import Setting
 
 _Q8 = "Q8_0"
 _SMALLER = ["Q4_0", "Q4_K_M"]  # with kernels of their own in llama.cpp, and the usual compromise
+# Of Q8_0 what bears fewer bits best, four tenths of the weights; what others lose: docs/benchmarks.md, "Tuning".
+_MIXED = (("ffn_(gate|up)", "Q4_0"),)
 
 Made = Plan | QuantPlan
 
@@ -85,8 +87,8 @@ def to_make(
 ) -> list[Made]:
     """What engines here would gain from and that is not here yet, as far as the disk has room. Reads headers.
 
-    Re-encodings, which lose next to nothing. Smaller types, of weights that are not quantized yet: of others they lose
-    more than a guard lets through, so those are made only where `quants` names them.
+    Re-encodings, which lose next to nothing. Smaller types and a mixture of types, of weights that are not quantized
+    yet: of others they lose more than a guard lets through, so those are made only where `quants` names them.
     """
     wanted = [word.upper() for word in quants]
     plans: list[Made | None] = []
@@ -96,6 +98,7 @@ def to_make(
         plans.append(_reencoded(store, manifest, _Q8) if not wanted or _Q8 in wanted else None)
         types = [word for word in wanted if word != _Q8] or ([] if wanted else _SMALLER)
         plans += [_quantized(store, manifest, settings, kind, named=bool(wanted)) for kind in types]
+        plans.append(None if wanted else _mixed(store, manifest, settings))
     return [plan for plan in plans if plan is not None and plan.present is None and plan.fits]
 
 
@@ -124,6 +127,18 @@ def _quantized(store: Store, manifest: Manifest, settings: Settings, type: str, 
     return None if made.why_not else made
 
 
+def _mixed(store: Store, manifest: Manifest, settings: Settings) -> QuantPlan | None:
+    """Q8_0 with a part in Q4_0, of weights not quantized yet; by an importance matrix where one can be made."""
+    if manifest.format != "gguf":
+        return None
+    origin = quantize.best_source(store, manifest)
+    if quantize.plan(store, origin, "Q4_0", settings).why_not:
+        return None
+    weighed = llama_tools.find(importance.PROGRAM, settings) is not None
+    made = quantize.plan(store, origin, _Q8, settings, imatrix=weighed, tensor_types=_MIXED)
+    return None if made.why_not else made
+
+
 def _runs(store: Store, engine: Engine, version: Manifest) -> bool:
     facts = choosing.facts_of(store, version)
     return (
@@ -142,7 +157,8 @@ def _builds(engine: Engine, settings: Settings) -> Sequence[str | None]:
 def _file(version: Manifest) -> str:
     """What tables call a version behind its engine: its quantization, and that it is a folder where it is one."""
     if version.format == "gguf":
-        return version.quantization or version.name
+        mixed = version.recipe is not None and "tensor-type" in version.recipe.options
+        return f"{version.quantization or version.name}{' mixed' if mixed else ''}"
     return f"folder {version.quantization or ''}".strip() if version.format in ("onnx", "openvino") else version.format
 
 
