@@ -17,7 +17,7 @@ _STREAMS = 200
 @pytest.fixture
 def echo(server: Server) -> str:
     """A model that repeats the last word of its prompt."""
-    name = server.fake("echo", echo=True, tokens_per_second=20)
+    name = server.fake("echo", echo=True, tokens_per_second=200)
     server.post("/foundry/load", {"model": name, "retain": True})
     return name
 
