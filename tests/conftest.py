@@ -118,6 +118,13 @@ def starter(request: pytest.FixtureRequest, pulled_starter: Manifest, isolated: 
 
 
 @pytest.fixture
+def both_starters(request: pytest.FixtureRequest, reencoded_starter: Path, isolated: Path) -> None:
+    """The starter model in this test's own store, and beside it the same as OpenVINO reads it."""
+    request.node.user_properties.append(("model", STARTER))
+    shutil.copytree(reencoded_starter, isolated / "foundry" / "models", copy_function=os.link, dirs_exist_ok=True)
+
+
+@pytest.fixture
 def foundry(isolated: Path) -> Iterator[Foundry]:
     """Runs `foundry`; a service that the test leaves running is ended."""
     yield Foundry()
