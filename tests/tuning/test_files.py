@@ -36,6 +36,21 @@ def test_both_kinds_of_llama_cpp_are_ways_of_loading_a_file(
     assert found[0].changes_answers != found[1].changes_answers, "a build that is broken is not faithful"
 
 
+async def test_a_bundled_build_that_is_not_in_use_is_tried_with_few_files(isolated: Path, tmp_path: Path) -> None:
+    server = tmp_path / "llama-server"
+    server.write_text("")
+    server.chmod(0o755)
+    store, llama = Store(config.load().models_dir), choice.named("llama.cpp", engines())
+    (tmp_path / "wide.gguf").write_bytes(tiny_llama())
+    wide = await pull(store, await resolve(str(tmp_path / "wide.gguf"), settings=config.load()))
+    for plan in files.to_make(store, wide, config.load({"llama_server": "bundled"}), llama):
+        files.make(store, plan, Silent())
+    native = files.others(store, wide, config.load({"llama_server": str(server)}), llama)
+    assert [one.build for one in native].count("bundled") == 2 and len(native) == 4 + 2
+    bundled = files.others(store, wide, config.load({"llama_server": "bundled"}), llama)
+    assert len(bundled) == 4 * len({one.build for one in bundled}), "each file in the one in use"
+
+
 async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
     starter: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,7 +61,7 @@ async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
     wide = await pull(store, await resolve(str(tmp_path / "wide.gguf"), settings=settings))
     plans = {made.name: made for made in files.to_make(store, wide, settings, llama)}
     mixed = plans[f"{wide.name}-q8_0-mixed"]
-    assert {"wide-q4_0", "wide-q8_0-mixed"} <= plans.keys(), plans
+    assert plans.keys() == {"wide-q8_0", "wide-q4_0", "wide-q8_0-mixed"}
     version = files.make(store, mixed, Silent())
     types = {t.name: t.type for t in read_gguf(store.main_file(version)).tensors}
     assert {types[f"blk.1.{name}.weight"] for name in ("ffn_gate", "ffn_up")} == {"Q4_0"}

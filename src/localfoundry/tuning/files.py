@@ -27,9 +27,10 @@ from localfoundry.store.store import Store
 from localfoundry.tuning.space import Setting
 
 _Q8 = "Q8_0"
-_SMALLER = ["Q4_0", "Q4_K_M"]  # with kernels of their own in llama.cpp, and the usual compromise
-# Of Q8_0 what bears fewer bits best, four tenths of the weights; what others lose: docs/benchmarks.md, "Tuning".
-_MIXED = (("ffn_(gate|up)", "Q4_0"),)
+_SMALLER = [_Q8, "Q4_0", "Q4_K_M"]  # the first two with kernels of their own in llama.cpp, then the usual compromise
+# Four tenths of most models' weights, for Q8_0 with those in four bits; others are in docs/benchmarks.md, "Tuning".
+_MIXED = "ffn_(gate|up)"
+_ALSO_BUNDLED = 2  # files that the bundled llama.cpp is tried with where a native one is in use: it is seldom faster
 
 Made = Plan | QuantPlan
 
@@ -53,7 +54,7 @@ def others(
 ) -> list[Setting]:
     """Every engine that is here with every cached version of the model that it reads faithfully, re-encodings first.
 
-    Of llama.cpp both builds that `llama_builds.here` names, side by side with each version.
+    Of llama.cpp both builds that `llama_builds.here` names, side by side; a bundled one that is not in use with few.
     `only`: this engine alone; `quants`: these quantizations alone, and the model's own.
     """
     chosen = settings.defaults_for((manifest.alias, manifest.name, manifest.id))
@@ -65,7 +66,8 @@ def others(
         if _runs(store, engine, version)
         for build in _builds(engine, settings)
     ]
-    return _told_apart(found)
+    seldom = [one for one in found if one.build == llama_builds.BUNDLED != _builds(LlamaCpp(), settings)[0]]
+    return _told_apart([one for one in found if one not in seldom[_ALSO_BUNDLED:]])
 
 
 def versions(store: Store, manifest: Manifest, quants: Collection[str] = ()) -> list[Manifest]:
@@ -95,10 +97,10 @@ def to_make(
     if only is None or only.name == OpenVino.name:
         plans.append(_reencoded(store, manifest, reencode.OPENVINO) if OpenVino().missing() is None else None)
     if only is None or only.name != OpenVino.name:
-        plans.append(_reencoded(store, manifest, _Q8) if not wanted or _Q8 in wanted else None)
-        types = [word for word in wanted if word != _Q8] or ([] if wanted else _SMALLER)
-        plans += [_quantized(store, manifest, settings, kind, named=bool(wanted)) for kind in types]
-        plans.append(None if wanted else _mixed(store, manifest, settings))
+        again = _reencoded(store, manifest, _Q8) if not wanted or _Q8 in wanted else None
+        named = [kind for kind in wanted if again is None or kind != _Q8]
+        plans.append(again)
+        plans += [_asked_for(store, manifest, settings, kind) for kind in named] or _smaller(store, manifest, settings)
     return [plan for plan in plans if plan is not None and plan.present is None and plan.fits]
 
 
@@ -118,25 +120,30 @@ def _reencoded(store: Store, manifest: Manifest, target: str) -> Plan | None:
         return None
 
 
-def _quantized(store: Store, manifest: Manifest, settings: Settings, type: str, *, named: bool) -> QuantPlan | None:
-    """`named`: a person asked for it, also of weights that are quantized already. Raises UsageError for no type."""
+def _asked_for(store: Store, manifest: Manifest, settings: Settings, type: str) -> QuantPlan | None:
+    """A type that a person asked for, also of weights that are quantized already. Raises UsageError for no type."""
     if manifest.format != "gguf":
         return None
     origin = quantize.best_source(store, manifest)
-    made = quantize.plan(store, origin, type, settings, allow_requantize=named)
+    made = quantize.plan(store, origin, type, settings, allow_requantize=True)
     return None if made.why_not else made
 
 
-def _mixed(store: Store, manifest: Manifest, settings: Settings) -> QuantPlan | None:
-    """Q8_0 with a part in Q4_0, of weights not quantized yet; by an importance matrix where one can be made."""
+def _smaller(store: Store, manifest: Manifest, settings: Settings) -> list[QuantPlan]:
+    """Smaller types and a mixture, of weights that are not quantized yet; of others nothing.
+
+    The mixture is of IQ4_NL by an importance matrix, which loses half as much as Q4_0, where llama.cpp's programs are.
+    """
     if manifest.format != "gguf":
-        return None
+        return []
     origin = quantize.best_source(store, manifest)
     if quantize.plan(store, origin, "Q4_0", settings).why_not:
-        return None
+        return []
     weighed = llama_tools.find(importance.PROGRAM, settings) is not None
-    made = quantize.plan(store, origin, _Q8, settings, imatrix=weighed, tensor_types=_MIXED)
-    return None if made.why_not else made
+    mixture = ((_MIXED, "IQ4_NL" if weighed else "Q4_0"),)
+    plans = [quantize.plan(store, origin, kind, settings) for kind in _SMALLER]
+    plans.append(quantize.plan(store, origin, _Q8, settings, imatrix=weighed, tensor_types=mixture))
+    return [made for made in plans if not made.why_not]
 
 
 def _runs(store: Store, engine: Engine, version: Manifest) -> bool:
