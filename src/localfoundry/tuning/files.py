@@ -100,7 +100,8 @@ def to_make(
         again = _reencoded(store, manifest, _Q8) if not wanted or _Q8 in wanted else None
         named = [kind for kind in wanted if again is None or kind != _Q8]
         plans.append(again)
-        plans += [_asked_for(store, manifest, settings, kind) for kind in named] or _smaller(store, manifest, settings)
+        asked = [_asked_for(store, manifest, settings, kind) for kind in named]
+        plans += asked if wanted else _smaller(store, manifest, settings)
     return [plan for plan in plans if plan is not None and plan.present is None and plan.fits]
 
 
