@@ -9,6 +9,7 @@ import pytest
 
 from formats.gguf_file import tiny_llama
 from localfoundry import config
+from localfoundry.build.quantize import QuantPlan
 from localfoundry.engines import choice, engines
 from localfoundry.formats.gguf import read_gguf
 from localfoundry.sources.resolve import resolve
@@ -71,3 +72,8 @@ async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
     assert {made.name for made in files.to_make(store, starter, settings, llama)} == {
         "smollm2-135m-instruct-q4_1-q8_0"
     }, "of Q4_1 it would lose too much"
+    for program in ("llama-imatrix", "llama-quantize"):
+        (tmp_path / program).write_text("")
+        (tmp_path / program).chmod(0o755)
+    [_, milder] = files.to_make(store, starter, settings, llama)
+    assert isinstance(milder, QuantPlan) and milder.imatrix and milder.tensor_types == (("ffn_(gate|up)", "Q5_0"),)

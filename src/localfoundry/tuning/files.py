@@ -28,7 +28,7 @@ from localfoundry.tuning.space import Setting
 
 _Q8 = "Q8_0"
 _SMALLER = [_Q8, "Q4_0", "Q4_K_M"]  # the first two with kernels of their own in llama.cpp, then the usual compromise
-# Four tenths of most models' weights, for Q8_0 with those in four bits; others are in docs/benchmarks.md, "Tuning".
+# Four tenths of most models' weights, that are less than Q8_0 in a mixture; others are in docs/benchmarks.md, "Tuning".
 _MIXED = "ffn_(gate|up)"
 _ALSO_BUNDLED = 2  # files that the bundled llama.cpp is tried with where a native one is in use: it is seldom faster
 
@@ -89,8 +89,8 @@ def to_make(
 ) -> list[Made]:
     """What engines here would gain from and that is not here yet, as far as the disk has room. Reads headers.
 
-    Re-encodings, which lose next to nothing. Smaller types and a mixture of types, of weights that are not quantized
-    yet: of others they lose more than a guard lets through, so those are made only where `quants` names them.
+    Re-encodings, which lose next to nothing. A mixture of types, and of weights that are not quantized yet smaller
+    types: of others they lose more than a guard lets through, so those are made only where `quants` names them.
     """
     wanted = [word.upper() for word in quants]
     plans: list[Made | None] = []
@@ -101,7 +101,7 @@ def to_make(
         named = [kind for kind in wanted if again is None or kind != _Q8]
         plans.append(again)
         asked = [_asked_for(store, manifest, settings, kind) for kind in named]
-        plans += asked if wanted else _smaller(store, manifest, settings)
+        plans += asked if wanted else _smaller(store, manifest, settings, again)
     return [plan for plan in plans if plan is not None and plan.present is None and plan.fits]
 
 
@@ -130,21 +130,27 @@ def _asked_for(store: Store, manifest: Manifest, settings: Settings, type: str) 
     return None if made.why_not else made
 
 
-def _smaller(store: Store, manifest: Manifest, settings: Settings) -> list[QuantPlan]:
-    """Smaller types and a mixture, of weights that are not quantized yet; of others nothing.
+def _smaller(store: Store, manifest: Manifest, settings: Settings, again: Plan | None) -> list[QuantPlan]:
+    """Smaller types and a mixture, of weights that are not quantized yet; of others the mixture that loses least.
 
-    The mixture is of IQ4_NL by an importance matrix, which loses half as much as Q4_0, where llama.cpp's programs are.
+    `again`: what its weights are re-encoded to in Q8_0; where there is something to gain, less than that may be enough.
     """
     if manifest.format != "gguf":
         return []
     origin = quantize.best_source(store, manifest)
-    if quantize.plan(store, origin, "Q4_0", settings).why_not:
-        return []
     weighed = llama_tools.find(importance.PROGRAM, settings) is not None
-    mixture = ((_MIXED, "IQ4_NL" if weighed else "Q4_0"),)
-    plans = [quantize.plan(store, origin, kind, settings) for kind in _SMALLER]
-    plans.append(quantize.plan(store, origin, _Q8, settings, imatrix=weighed, tensor_types=mixture))
+    plans = []
+    if quantize.plan(store, origin, "Q4_0", settings).why_not is None:
+        plans = [quantize.plan(store, origin, kind, settings) for kind in _SMALLER]
+        plans.append(_mixture(store, origin, settings, "IQ4_NL" if weighed else "Q4_0", weighed))
+    elif again is not None and weighed:
+        plans = [_mixture(store, origin, settings, "Q5_0", weighed)]
     return [made for made in plans if not made.why_not]
+
+
+def _mixture(store: Store, origin: Manifest, settings: Settings, type: str, weighed: bool) -> QuantPlan:
+    """Q8_0 with a part in a smaller type; `weighed`: by an importance matrix, which halves what four bits lose."""
+    return quantize.plan(store, origin, _Q8, settings, imatrix=weighed, tensor_types=((_MIXED, type),))
 
 
 def _runs(store: Store, engine: Engine, version: Manifest) -> bool:
