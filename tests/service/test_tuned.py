@@ -93,7 +93,11 @@ async def test_a_profile_that_fails_gives_way_and_is_not_tried_again(running: Se
 
 async def test_a_profile_whose_file_is_gone_is_not_used(running: Service) -> None:
     manifest = await twofold(running)
-    tune(running, manifest, runs="one-q8_0:1", runs_sha256="2" * 64, runs_target="Q8_0")
+    gone = {"runs": "one-q8_0:1", "runs_sha256": "2" * 64}
+    for target, command in (("Q8_0", "model reencode one --to q8_0"), (None, "tune one --for chat")):
+        tune(running, manifest, **gone, runs_target=target)
+        found = tuned.find(running.store, manifest, running.settings, Wish())
+        assert found is not None and found.why_not == f"one-q8_0:1 is not on this disk: foundry {command}"
     assert not (await running.load(manifest.alias)).resident.plan.tuned
 
 

@@ -68,8 +68,10 @@ def _judged(store: Store, manifest: Manifest, profile: Profile, settings: Settin
     runs = manifest if profile.runs_sha256 is None else _version(store, profile, manifest)
     why_not = _against(engine, wish)
     if why_not is None and runs is None:
-        made = f": foundry model reencode {manifest.alias} --to {(profile.runs_target or '').lower()}"
-        why_not = f"{profile.runs} is not on this disk{made if profile.runs_target else ''}"
+        again = f"tune {manifest.alias} --for {profile.purpose}"
+        target = (profile.runs_target or "").lower()
+        command = f"model reencode {manifest.alias} --to {target}" if target else again
+        why_not = f"{profile.runs} is not on this disk: foundry {command}"
     arguments = profile.arguments
     if why_not is None and profile.draft is not None:
         draft = next((m for m in store.manifests() if sha256_of(store, m) == profile.draft_sha256), None)
