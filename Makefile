@@ -4,6 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 COMPILERS := .venv-compile
+TESTS_AT_ONCE ?= 3
 
 .PHONY: help install demo test test-engines test-compile test-native check bench docs clean
 
@@ -30,7 +31,7 @@ demo: install
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh samples/demo.sh
 
 test: install
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=$(TESTS_AT_ONCE) --dist=loadfile --no-loadscope-reorder
 
 test-engines: install
 	$(BIN)/python -m pytest -m "thorough or real_model" --timeout=1800 --durations=10 -s
