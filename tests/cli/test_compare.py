@@ -132,7 +132,10 @@ def test_a_candidate_that_fails_is_a_row_and_the_others_are_compared(
     fake_model("broken", fail_load="no such tensor")
     done = foundry.ok("compare", "one", "broken", "two", *QUICK)
     assert "broken:            failed:" in done.out
-    assert "Recommendation for development: one: of 2 measured" in done.out
+    words = " ".join(done.out.split("Recommendation for development: ")[1].split("Recommendation for")[0].split())
+    # Three rounds on a busy machine do not show even this difference.
+    assert words.startswith(("one: of 2 measured", "no winner: one and two are")), done.out
+    assert "broken" not in words
 
 
 def test_models_that_do_not_fit_together_are_compared_one_after_the_other(
