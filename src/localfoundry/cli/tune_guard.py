@@ -1,7 +1,7 @@
 """What a candidate says beside the default, asked of both: next-token distributions, and items of tasks.
 
-Both are loaded at the same time and asked together, since no time is measured here. Where the deadline comes first,
-what was asked until then counts, and a short comparison proves little: its interval says so.
+Both are loaded at the same time and asked in turns, a few prompts at once. Where the deadline comes first, what was
+asked until then counts, and a short comparison proves little: its interval says so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,12 +40,17 @@ _TIMEOUT_S = 120.0
 _WORDS = 6  # of a passage, from one position to the next
 _TASKS_SHARE = 0.4  # of the time
 
+Prompt = tuple[int, ...] | str
+Distribution = dict[int, float]  # log probability by token
+T = TypeVar("T")
+
 
 class Guard:
     """Compares settings with the default. `reference`: what the source weights say, where that is known."""
 
     def __init__(self, services: TuneServices, reference: Reference | None, bound: float) -> None:
         self._services, self._reference, self._bound = services, reference, bound
+        self._of_base: dict[Prompt, Distribution] = {}
 
     async def compare(self, base: Setting, candidate: Setting, deadline_s: float) -> Loss:
         """`deadline_s` by `time.monotonic`. A candidate that cannot be asked is not within the bound."""
@@ -83,16 +89,13 @@ class Guard:
     ) -> None:
         """Several chunks beside each other; in each, a position is the one before and some tokens more."""
         rows = reference.rows(max(reference.positions // POSITIONS, 1))
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def chunk(number: int) -> None:
-            async with gate:
-                for row in (row for row in rows if row.chunk == number):
-                    prompt = reference.chunks[number][: row.position]
-                    its, mine = await self._both(base, candidate, prompt)
+        chunks = [[row for row in rows if row.chunk == number] for number in range(len(reference.chunks))]
+        for first in range(0, len(chunks), _AT_ONCE):
+            for step in zip_longest(*chunks[first : first + _AT_ONCE]):
+                here = [row for row in step if row is not None]
+                prompts = [tuple(reference.chunks[row.chunk][: row.position]) for row in here]
+                for row, its, mine in zip(here, *await self._both(base, candidate, prompts), strict=True):
                     found.extend(guard.against_reference([fidelity.compare(row, its)], [fidelity.compare(row, mine)]))
-
-        await _beside([chunk(number) for number in range(len(reference.chunks))])
 
     async def _by_default(self, base: Setting, candidate: Setting, found: list[Position]) -> None:
         passages = _passages()
@@ -100,22 +103,21 @@ class Guard:
         for number, words in enumerate(passages):
             for place in range(each):
                 prompt = " ".join(words[: (place + 2) * _WORDS])
-                of_base, of_candidate = await self._both(base, candidate, prompt)
+                [of_base], [of_candidate] = await self._both(base, candidate, [prompt])
                 found.append(guard.against_default((number, place), of_base, of_candidate))
 
     async def _both(
-        self, base: Setting, candidate: Setting, prompt: Sequence[int] | str
-    ) -> tuple[dict[int, float], dict[int, float]]:
-        async with self._services.client(base.label) as one, self._services.client(candidate.label) as other:
-            tasks = [asyncio.ensure_future(probe.top(client, setting.version, prompt))
-                     for client, setting in ((one, base), (other, candidate))]  # fmt: skip
-            try:
-                of_base, of_candidate = await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        return of_base, of_candidate
+        self, base: Setting, candidate: Setting, prompts: Sequence[Prompt]
+    ) -> tuple[list[Distribution], list[Distribution]]:
+        """What each says next to each of them. One engine after the other: threads of two that compute at once mostly
+        wait for each other. The default is asked once, whoever is compared with it."""
+        new = [prompt for prompt in prompts if prompt not in self._of_base]
+        self._of_base |= zip(new, await self._asked(base, new), strict=True)
+        return [self._of_base[prompt] for prompt in prompts], await self._asked(candidate, prompts)
+
+    async def _asked(self, setting: Setting, prompts: Sequence[Prompt]) -> list[Distribution]:
+        async with self._services.client(setting.label) as client:
+            return await _beside([probe.top(client, setting.version, prompt) for prompt in prompts])
 
     async def _items(self, base: Setting, candidate: Setting, deadline_s: float) -> dict[str, dict[str, bool]]:
         """Which items each solved, as far as both were asked."""
@@ -134,11 +136,11 @@ class Guard:
         return keeper.passed
 
 
-async def _beside(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+async def _beside(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All of it at the same time; where one fails or all are cancelled, none goes on."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
-        await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
