@@ -69,6 +69,7 @@ async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
     assert types["blk.1.ffn_down.weight"] == types["blk.1.attn_q.weight"] == "Q8_0"
     assert "llama.cpp (bundled) Q8_0 mixed" in [one.label for one in files.others(store, wide, settings, llama)]
     assert mixed.name not in {made.name for made in files.to_make(store, wide, settings, llama)}, "it is here"
+    assert [v.name for v in files.versions(store, wide)] == [wide.name, mixed.name], "what may lose comes last"
     assert {made.name for made in files.to_make(store, starter, settings, llama)} == {
         "smollm2-135m-instruct-q4_1-q8_0"
     }, "of Q4_1 it would lose too much"

@@ -71,14 +71,18 @@ def others(
 
 
 def versions(store: Store, manifest: Manifest, quants: Collection[str] = ()) -> list[Manifest]:
-    """Cached versions of the same model, what was made of these bytes first; of each name the newest."""
+    """Cached versions of the same model, re-encodings of these bytes first; of each name the newest.
+
+    What was compiled or quantized of them comes later: a short search is not to spend its time on what may lose.
+    """
     wanted = {word.upper() for word in quants}
     same = {m.name: m for m in store.manifests() if m.alias == manifest.alias and m.tasks == manifest.tasks}
     same[manifest.name] = manifest
     sha256 = sha256_of(store, manifest)
 
     def rank(version: Manifest) -> bool:
-        return not (version.recipe is not None and version.recipe.source_sha256 == sha256)
+        made = version.recipe
+        return not (made is not None and made.source_sha256 == sha256 and made.stands_in)
 
     kept = [m for m in same.values() if not wanted or m is manifest or (m.quantization or m.format).upper() in wanted]
     return sorted(kept, key=rank)
