@@ -50,7 +50,10 @@ def _cells(one: Mapping[str, Any]) -> list[str]:
 
 
 def _speed(one: Mapping[str, Any]) -> str:
-    return "unknown" if one["speed"] is None else f"{one['speed']:.3g}"
+    speed = one["speed"]
+    if speed is None:
+        return "unknown"
+    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
 
 
 def _times(one: Mapping[str, Any]) -> str:
