@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 # Where two tests run at a time, llama.cpp computes with one thread: more of them wait for each other by spinning, and
 # lose whole slices of the scheduler to the other test. It was a sixth of the speed for five times the processor time.
@@ -70,6 +71,21 @@ def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any
             return value
         assert time.monotonic() < deadline, f"after {timeout_s} s: {what}"
         time.sleep(0.02)
+
+
+def executable(path: Path, script: str = "exit 0") -> Path:
+    """A program that a test plays: a shell script at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def native_on_path(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str = "exit 0") -> Path:
+    """A `llama-server` that comes first on the PATH."""
+    server = executable(folder / "bin" / "llama-server", script)
+    monkeypatch.setenv("PATH", f"{server.parent}{os.pathsep}{os.environ['PATH']}")
+    return server
 
 
 def private_services() -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from harness import executable, native_on_path
 from localfoundry import config
 from localfoundry.build import installed
 from localfoundry.cli.bench_local import OwnService
@@ -20,25 +20,16 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the programs th
 NAME = "7.0.0-cpu"
 
 
-def program(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\nexit 0\n")
-    path.chmod(0o755)
-    return path
-
-
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    server = program(tmp_path / "bin" / "llama-server")
-    monkeypatch.setenv("PATH", f"{server.parent}{os.pathsep}{os.environ['PATH']}")
-    return server
+    return native_on_path(tmp_path, monkeypatch)
 
 
 def build(settings: Settings, machine: str = platform.machine()) -> None:
     made = installed.Build(
         NAME, "7.0.0", "7", "0" * 64, "cpu", machine, platform.system(), (), "a processor", "cc", (), "2026", 1, 1
     )
-    program(installed.program(settings, made, "llama-server"))
+    executable(installed.program(settings, made, "llama-server"))
     (installed.folder(settings, made) / "build.json").write_bytes(msgspec.json.encode(made))
 
 
@@ -61,7 +52,7 @@ def test_the_one_in_use_comes_first_and_one_of_the_other_kind_beside_it(on_path:
 
 
 def test_a_program_named_by_its_path_has_no_name_to_be_kept(tmp_path: Path) -> None:
-    own = program(tmp_path / "elsewhere" / "llama-server")
+    own = executable(tmp_path / "elsewhere" / "llama-server")
     assert llama_builds.here(settings(str(own))) == [None, "bundled"]
     assert llama_builds.chosen(settings(str(own)), None).llama_server == str(own)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from harness import native_on_path
 from localfoundry.config import profiles
 from localfoundry.config.profiles import Profile
 from localfoundry.engines.choice import Wish
@@ -132,11 +132,7 @@ async def test_the_build_of_llama_cpp_that_was_tuned_is_the_one_that_is_loaded(
     starter: Manifest, running: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service takes a native one by itself, which here ends at once."""
-    native = tmp_path / "bin" / "llama-server"
-    native.parent.mkdir()
-    native.write_text("#!/bin/sh\nexit 1\n")
-    native.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{native.parent}{os.pathsep}{os.environ['PATH']}")
+    native_on_path(tmp_path, monkeypatch, "exit 1")
     running.settings = replace(running.settings, llama_server="auto")
     tune(running, starter, engine="llama.cpp", arguments=(), build="bundled")
     model = await running.load(starter.alias)

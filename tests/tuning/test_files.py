@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from formats.gguf_file import tiny_llama
+from harness import executable, native_on_path
 from localfoundry import config
 from localfoundry.build.quantize import QuantPlan
 from localfoundry.engines import choice, engines
@@ -23,11 +23,7 @@ from localfoundry.tuning import files
 def test_both_kinds_of_llama_cpp_are_ways_of_loading_a_file(
     starter: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = tmp_path / "bin" / "llama-server"
-    server.parent.mkdir()
-    server.write_text("")
-    server.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{server.parent}{os.pathsep}{os.environ['PATH']}")
+    native_on_path(tmp_path, monkeypatch)
     settings = config.load({"llama_server": "auto"})
     store, llama = Store(settings.models_dir), choice.named("llama.cpp", engines())
     base, _ = files.default(store, starter, settings)
@@ -74,7 +70,6 @@ async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
         "smollm2-135m-instruct-q4_1-q8_0"
     }, "of Q4_1 it would lose too much"
     for program in ("llama-imatrix", "llama-quantize"):
-        (tmp_path / program).write_text("")
-        (tmp_path / program).chmod(0o755)
+        executable(tmp_path / program)
     [_, milder] = files.to_make(store, starter, settings, llama)
     assert isinstance(milder, QuantPlan) and milder.imatrix and milder.tensor_types == (("ffn_(gate|up)", "Q5_0"),)

@@ -50,7 +50,7 @@ class Guard:
 
     def __init__(self, services: TuneServices, reference: Reference | None, bound: float) -> None:
         self._services, self._reference, self._bound = services, reference, bound
-        self._of_base: dict[Prompt, Distribution] = {}
+        self._of_base: dict[tuple[Setting, Prompt], Distribution] = {}
 
     async def compare(self, base: Setting, candidate: Setting, deadline_s: float) -> Loss:
         """`deadline_s` by `time.monotonic`. A candidate that cannot be asked is not within the bound."""
@@ -111,9 +111,10 @@ class Guard:
     ) -> tuple[list[Distribution], list[Distribution]]:
         """What each says next to each of them. One engine after the other: threads of two that compute at once mostly
         wait for each other. The default is asked once, whoever is compared with it."""
-        new = [prompt for prompt in prompts if prompt not in self._of_base]
-        self._of_base |= zip(new, await self._asked(base, new), strict=True)
-        return [self._of_base[prompt] for prompt in prompts], await self._asked(candidate, prompts)
+        new = [prompt for prompt in prompts if (base, prompt) not in self._of_base]
+        for prompt, found in zip(new, await self._asked(base, new), strict=True):
+            self._of_base[base, prompt] = found
+        return [self._of_base[base, prompt] for prompt in prompts], await self._asked(candidate, prompts)
 
     async def _asked(self, setting: Setting, prompts: Sequence[Prompt]) -> list[Distribution]:
         async with self._services.client(setting.label) as client:

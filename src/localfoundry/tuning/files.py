@@ -28,7 +28,7 @@ from localfoundry.tuning.space import Setting
 
 _Q8 = "Q8_0"
 _SMALLER = [_Q8, "Q4_0", "Q4_K_M"]  # the first two with kernels of their own in llama.cpp, then the usual compromise
-# Four tenths of most models' weights, that are less than Q8_0 in a mixture; others are in docs/benchmarks.md, "Tuning".
+# What has a smaller type in a mixture of Q8_0, four tenths of the starter's weights; docs/benchmarks.md, "Tuning".
 _MIXED = "ffn_(gate|up)"
 _ALSO_BUNDLED = 2  # files that the bundled llama.cpp is tried with where a native one is in use: it is seldom faster
 
