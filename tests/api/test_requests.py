@@ -187,6 +187,8 @@ def test_tools_are_refused_where_the_template_has_no_place_for_them(server: Serv
     [
         ("/v1/completions", {"prompt": "x", "suffix": "y"}, "suffix"),
         ("/v1/completions", {"prompt": "x", "echo": True}, "echo"),
+        ("/v1/completions", {"prompt": "x", "echo": True, "max_tokens": 0, "logprobs": 0}, "echo"),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 0}, "max_tokens"),
         ("/v1/embeddings", {"input": "x", "dimensions": 3}, "dimensions"),
     ],
 )

@@ -7,13 +7,16 @@ import contextlib
 import math
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
 from localfoundry.bench.candidates import Candidate
 from localfoundry.cli.tune_guard import Guard
+from localfoundry.errors import ServiceError
 from localfoundry.quality import probe
+from localfoundry.quality.fidelity import Position
+from localfoundry.quality.probe import NoLogprobs
 from localfoundry.quality.reference import Packed, Reference
 from localfoundry.tuning.space import Setting
 
@@ -22,11 +25,19 @@ SAYS = {number: math.log(1 / 64) for number in range(64)}
 
 
 class Played:
-    """Stands for the services and their clients: who is asked what, and who is at work at the same time."""
+    """Stands for the services and their clients: who is asked what, and who is at work at the same time.
 
-    def __init__(self) -> None:
+    `scorers`: versions that score passages; `moved`: by how much they find a token less likely.
+    """
+
+    def __init__(self, scorers: Sequence[str] = (), moved: float = 0.0) -> None:
+        self.scorers, self.moved = scorers, moved
         self.asked: list[tuple[str, tuple[int, ...]]] = []
+        self.passages: list[tuple[str, tuple[int, ...]]] = []
         self.at_work: list[str] = []
+        self.there = 0  # services that score
+        self.fails: Exception | None = None
+        self.says: dict[int, float] = SAYS
 
     async def load(self, candidate: Candidate) -> float:
         return 0.0
@@ -35,13 +46,41 @@ class Played:
     async def client(self, label: str) -> AsyncIterator[str]:
         yield label
 
+    @contextlib.asynccontextmanager
+    async def scoring(self, setting: Setting) -> AsyncIterator[str | None]:
+        self.there += 1
+        try:
+            yield setting.label if setting.version in self.scorers else None
+        finally:
+            self.there -= 1
+
+    async def scores(self, client: str, model: str, passage: Sequence[int]) -> list[float]:
+        self.passages.append((model, tuple(passage)))
+        if self.fails is not None:
+            raise self.fails
+        return [SAYS[0] - self.moved] * (len(passage) - 1)
+
     async def top(self, client: str, model: str, prompt: Sequence[int]) -> dict[int, float]:
         self.at_work.append(client)
         assert set(self.at_work) == {client}, "two engines compute beside each other"
         await asyncio.sleep(0)
         self.asked.append((model, tuple(prompt)))
         self.at_work.remove(client)
-        return SAYS
+        return self.says
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Played, Guard]]:
+    def start(*scorers: str, moved: float = 0.0) -> tuple[Played, Guard]:
+        played = Played(scorers, moved)
+        monkeypatch.setattr(probe, "top", played.top)
+        monkeypatch.setattr(probe, "scores", played.scores)
+        return played, Guard(played, reference(), 0.02)  # type: ignore[arg-type]
+
+    return start
+
+
+Play = Callable[..., tuple[Played, Guard]]
 
 
 def reference() -> Reference:
@@ -56,13 +95,66 @@ def reference() -> Reference:
     return Reference(Packed((), "", "played", {}, chunks, first=2, top=64, greedy=(), **arrays))
 
 
-async def test_one_engine_is_asked_after_the_other_and_the_default_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    played = Played()
-    monkeypatch.setattr(probe, "top", played.top)
-    guard = Guard(played, reference(), 0.02)  # type: ignore[arg-type]
+async def test_one_engine_is_asked_after_the_other_and_the_default_once(play: Play) -> None:
+    played, guard = play()
     for candidate in (FIRST, SECOND):
         verdict = await guard.compare(BASE, candidate, time.monotonic() + 60)
         assert not verdict.within, "nine positions prove nothing"
     asked = [model for model, _ in played.asked]
     assert {name: asked.count(name) for name in asked} == {"base": 9, "first": 9, "second": 9}
     assert len(set(played.asked)) == len(played.asked), "nobody is asked the same twice"
+
+
+async def positions(guard: Guard, base: Setting, candidate: Setting) -> list[Position]:
+    found, unavailable = await guard._positions(base, candidate, time.monotonic() + 60)
+    assert unavailable is None
+    return found
+
+
+async def test_an_engine_that_scores_passages_is_not_asked_position_by_position(play: Play) -> None:
+    played, guard = play("first", moved=0.01)
+    found = await positions(guard, BASE, FIRST)
+    assert [round(one.log_ratio, 6) for one in found] == [0.01] * 9
+    assert all(one.kl is None and one.top1 is None for one in found), "of the other tokens nothing is known"
+    assert {model for model, _ in played.asked} == {"base"}
+    assert [passage for _, passage in played.passages] == list(reference().chunks)
+    assert played.there == 0, "a service was left behind"
+
+
+async def test_where_both_score_nothing_is_asked(play: Play) -> None:
+    played, guard = play("base", "first")
+    assert len(await positions(guard, BASE, FIRST)) == 9
+    assert not played.asked and len(played.passages) == 8
+    await positions(guard, BASE, FIRST)
+    assert [model for model, _ in played.passages[8:]] == ["first"] * 4, "the default's are known"
+
+
+async def test_a_token_that_the_default_does_not_name_is_compared_by_all_that_both_say(play: Play) -> None:
+    played, guard = play("first", moved=3.0)
+    played.says = {number: math.log(1 / 64) for number in range(100, 164)}
+    found = await positions(guard, BASE, FIRST)
+    assert all(one.kl is not None and one.log_ratio == 0 for one in found)
+    assert [model for model, _ in played.asked].count("first") == 9
+
+
+@pytest.mark.parametrize("error", [NoLogprobs("it does not"), ServiceError("it went away")])
+async def test_scoring_that_fails_gives_way_to_asking(play: Play, error: Exception) -> None:
+    played, guard = play("first")
+    played.fails = error
+    assert len(await positions(guard, BASE, FIRST)) == 9
+    assert [model for model, _ in played.asked].count("first") == 9
+    assert len(played.passages) == 4, "each passage is tried once"
+
+
+async def test_a_deadline_leaves_no_service_behind_and_what_was_found_counts(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played, guard = play("first")
+
+    async def slow(client: str, model: str, prompt: Sequence[int]) -> dict[int, float]:
+        await asyncio.sleep(0 if len(played.asked) < 4 else 60)
+        return await played.top(client, model, prompt)
+
+    monkeypatch.setattr(probe, "top", slow)
+    found, _ = await guard._positions(BASE, FIRST, time.monotonic() + 1)
+    assert 0 < len(found) < 9 and played.there == 0

@@ -71,7 +71,7 @@ class Scripted:
         if prompt[0] == ord("!"):
             raise Refused("this prompt is refused")
         self.started[request] = sampling
-        answer = [*self.answer(said(prompt)).encode(), END]
+        answer = [*self.answer("" if sampling.echo else said(prompt)).encode(), END]
         self._runs[request] = _Run(sampling, answer, len(prompt))
 
     def cancel(self, request: int) -> None:
@@ -95,6 +95,8 @@ class Scripted:
     def _advanced(self, request: int, run: _Run) -> Progress:
         if self.room is not None and sum(one.prompt + one.given for one in self._runs.values()) >= self.room:
             return Progress(request, finish="memory")
+        if run.sampling.echo:
+            return Progress(request, (), "length", [-float(n) for n in range(1, run.prompt)], cached=0)
         token = run.answer[run.given]
         run.given += 1
         finish: Finish | None = None

@@ -207,6 +207,45 @@ def test_log_probabilities(tiny: Process) -> None:
     assert "logit_bias" in tiny.complete(400, logit_bias={"5": 3})["error"]["message"]
 
 
+@pytest.fixture(scope="module")
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """Without a cache of prefixes, and with parts of 64 tokens."""
+    folder = tmp_path_factory.mktemp("forgetful")
+    arguments = ("--prefix-cache", "NO", "--batch-size", "64")
+    made = Process(folder, tiny_model.write(folder / "tiny.gguf", template=TOOLS), arguments=arguments)
+    yield made.ready()
+    made.stop()
+
+
+def test_a_prompt_is_scored_as_its_tokens_are_told_one_by_one(forgetful: Process) -> None:
+    """In several parts, again and again, and with other work about: the library, left alone with that, skips tokens or
+    makes scores up."""
+    prompt = [5 + 7 * n % 200 for n in range(150)]
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(forgetful.complete, ignore_eos=True) for _ in range(2)]
+        scored = [forgetful.complete(prompt=prompt, echo=True, max_tokens=0, logprobs=0) for _ in range(3)]
+        assert all(other.result()["usage"]["completion_tokens"] == 12 for other in others)
+    told = scored[0]["choices"][0]["logprobs"]["content"]
+    assert [one["id"] for one in told] == prompt and told[0]["logprob"] is None
+    assert scored[0]["usage"]["completion_tokens"] == 0
+    for answer in scored[1:]:
+        again = answer["choices"][0]["logprobs"]["content"]
+        assert [one["logprob"] for one in again[1:]] == pytest.approx([one["logprob"] for one in told[1:]], abs=0.01)
+    off = []
+    for place in range(1, len(prompt), 4):
+        top = forgetful.complete(prompt=prompt[:place], logprobs=64, max_tokens=1, temperature=0)
+        alone = {one["id"]: one["logprob"] for one in top["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
+        if prompt[place] in alone:
+            off.append(abs(told[place]["logprob"] - alone[prompt[place]]))
+    # Rounding differs with what is computed together; scores of other tokens would be off by 3 and more.
+    assert len(off) > 8 and sorted(off)[len(off) * 3 // 4] < 0.6
+    assert forgetful.complete(prompt=prompt, max_tokens=1)["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_with_a_cache_of_prefixes_prompts_are_not_scored(tiny: Process) -> None:
+    assert "echo" in tiny.complete(400, echo=True, max_tokens=0, logprobs=0)["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "fields",
     [

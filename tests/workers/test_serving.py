@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from localfoundry.workers import serving
+from localfoundry.workers.generation import Progress
 from workers.scripted import TOOLS, Scripted, served
 
 _SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -337,6 +338,77 @@ async def test_log_probabilities_of_the_chosen_tokens(tiny: Any) -> None:
     events = await events_of(client, "/v1/chat/completions", body)
     streamed = [one for e in events[:-1] for one in (e["choices"][0].get("logprobs") or {"content": []})["content"]]
     assert streamed == told
+
+
+# Prompts that are scored
+
+SCORED = {"prompt": [104, 195, 184, 105], "echo": True, "max_tokens": 0, "logprobs": 0}
+
+
+@pytest.fixture
+async def scorer(tmp_path: Path) -> AsyncIterator[tuple[Scripted, httpx2.AsyncClient]]:
+    backend = Scripted(context=8, options=frozenset({"logprobs", "echo"}))
+    async with served(backend, tmp_path) as client:
+        yield backend, client
+
+
+async def test_a_prompt_is_scored_and_not_answered(scorer: Any) -> None:
+    _, client = scorer
+    answer = await post(client, "/v1/completions", SCORED)
+    [choice] = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("høi", "length")
+    told = [(one["id"], one["logprob"]) for one in choice["logprobs"]["content"]]
+    assert told == [(104, None), (195, -1.0), (184, -2.0), (105, -3.0)], "the first token follows nothing"
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (4, 0)
+    events = await events_of(client, "/v1/completions", SCORED)
+    assert events[-1] == "[DONE]" and events[0]["choices"][0]["logprobs"] == choice["logprobs"]
+    assert (await client.get("/props")).json()["scores_prompts"] is True
+
+
+async def test_several_prompts_are_scored_and_one_may_fill_the_context(scorer: Any) -> None:
+    _, client = scorer
+    answer = await post(client, "/v1/completions", {**SCORED, "prompt": [[97], [98] * 8]})
+    assert [len(choice["logprobs"]["content"]) for choice in answer["choices"]] == [1, 8]
+    error = (await post(client, "/v1/completions", {**SCORED, "prompt": [98] * 9}, 400))["error"]
+    assert (error["n_prompt_tokens"], error["n_ctx"]) == (9, 8)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"max_tokens": 1}, {"max_tokens": None}, {"logprobs": 3}, {"logprobs": None}, {"n": 2}]
+)
+async def test_an_answer_behind_the_scored_prompt_is_refused(scorer: Any, changed: dict[str, Any]) -> None:
+    backend, client = scorer
+    assert "echo" in (await post(client, "/v1/completions", {**SCORED, **changed}, 400))["error"]["message"]
+    assert not backend.started
+
+
+async def test_a_prompt_is_scored_while_nothing_else_runs(tmp_path: Path) -> None:
+    backend = Alone(options=frozenset({"logprobs", "echo"}))
+    async with served(backend, tmp_path) as client:
+        bodies = [SCORED if n % 4 == 0 else {"prompt": f"number {n}"} for n in range(16)]
+        answers = await asyncio.gather(*(post(client, "/v1/completions", body) for body in bodies))
+    assert [bool(answer["choices"][0]["logprobs"]) for answer in answers] == [n % 4 == 0 for n in range(16)]
+    assert backend.most > 1, "the others run together"
+
+
+class Alone(Scripted):
+    """Fails where a prompt would be scored beside other work."""
+
+    most = 0
+
+    def step(self) -> list[Progress]:
+        kinds = [run.sampling.echo for run in self._runs.values()]
+        assert not any(kinds) or len(kinds) == 1
+        self.most = max(self.most, len(kinds))
+        return super().step()
+
+
+async def test_a_backend_that_does_not_score_refuses_by_name(tiny: Any) -> None:
+    _, client = tiny
+    assert "echo: the scripted engine" in (await post(client, "/v1/completions", SCORED, 400))["error"]["message"]
+    assert "echo" in (await post(client, "/v1/chat/completions", chat("x", echo=True), 400))["error"]["message"]
+    assert (await post(client, "/v1/completions", {"prompt": "x", "echo": False}))["choices"][0]["text"] == "x"
+    assert (await client.get("/props")).json()["scores_prompts"] is False
 
 
 # Many at once, and those that go

@@ -24,6 +24,7 @@ class _Caps(msgspec.Struct, frozen=True):
 
 class _Props(msgspec.Struct, frozen=True):
     chat_template_caps: _Caps = _Caps()
+    scores_prompts: bool = False
 
 
 _known: weakref.WeakKeyDictionary[Worker, _Props] = weakref.WeakKeyDictionary()
@@ -31,15 +32,31 @@ _known: weakref.WeakKeyDictionary[Worker, _Props] = weakref.WeakKeyDictionary()
 
 async def check_tools(model: LoadedModel) -> None:
     """Raises InvalidRequest where the model's chat template has no place for tools."""
-    props = _known.get(model.worker)
-    if props is None:
-        props = _known[model.worker] = await _props(model)
+    props = await _asked(model)
     if not props.chat_template_caps.supports_tools:
         raise InvalidRequest(
             f"tools: the chat template of {model.id} has no place for them, so it would never see them",
             param="tools",
             hint=f"foundry model info {model.manifest.alias}",
         )
+
+
+async def check_echo(model: LoadedModel) -> None:
+    """Raises InvalidRequest where the engine, as it has loaded the model, does not score prompts."""
+    if not (await _asked(model)).scores_prompts:
+        raise InvalidRequest(
+            f"echo: {model.command.engine}, as it has loaded {model.id}, does not score prompts; openvino does, with "
+            "--prefix-cache NO among the model's engineArguments",
+            param="echo",
+            hint=f"foundry config set models.{model.manifest.alias}.engine openvino",
+        )
+
+
+async def _asked(model: LoadedModel) -> _Props:
+    props = _known.get(model.worker)
+    if props is None:
+        props = _known[model.worker] = await _props(model)
+    return props
 
 
 async def _props(model: LoadedModel) -> _Props:

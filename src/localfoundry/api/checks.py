@@ -68,8 +68,13 @@ def _text(part: Object, key: str) -> str | None:
 def _completion(request: CompletionRequest, max_messages: int) -> None:
     if request.suffix:
         raise InvalidRequest("suffix: no engine here fills in the middle", param="suffix")
-    if request.echo:
-        raise InvalidRequest("echo: no engine here repeats the prompt", param="echo")
+    if request.echo and (request.max_tokens != 0 or request.logprobs != 0 or (request.n or 1) > 1):
+        what = (
+            "echo: it is taken with max_tokens 0, logprobs 0 and n 1 only: no engine here repeats a prompt to answer it"
+        )
+        raise InvalidRequest(what, param="echo")
+    if request.max_tokens == 0 and not request.echo:
+        raise InvalidRequest("max_tokens: expected at least 1; 0 scores a prompt, with echo", param="max_tokens")
 
 
 @_check.register

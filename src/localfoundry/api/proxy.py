@@ -113,6 +113,8 @@ class Forward:
             self.known.granted = time.monotonic()
             if self.asked.tools:
                 await abilities.check_tools(model)
+            if self.asked.echo:
+                await abilities.check_echo(model)
             try:
                 async with model.sharing.together():
                     await self._ask(model)

@@ -81,6 +81,7 @@ class ChatRequest(Sampling, kw_only=True):
 
 class CompletionRequest(Sampling, kw_only=True):
     prompt: str | list[str | int | list[int]]
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=_INT32)] | None = None  # 0: the prompt is scored
     logprobs: int | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -167,7 +168,7 @@ class Asked:
     """A request as a worker gets it. `choices` for each prompt, `answers` in all.
 
     own_usage: the client gets a usage of ours, counted over all answers (`usage.py` says why).
-    tools: the answer may call some.
+    tools: the answer may call some. echo: the prompt is scored, and not answered.
     """
 
     body: bytes
@@ -176,6 +177,7 @@ class Asked:
     answers: int = 1
     own_usage: bool = False
     tools: bool = False
+    echo: bool = False
 
 
 def for_engine(data: bytes, request: Sampling) -> Asked:
@@ -202,7 +204,8 @@ def for_engine(data: bytes, request: Sampling) -> Asked:
     if changes:
         data = msgspec.json.encode(msgspec.json.decode(data, type=Object) | changes)
     tools = isinstance(request, ChatRequest) and bool(request.tools) and request.tool_choice != "none"
-    return Asked(data, bool(request.stream), choices, answers, own_usage, tools)
+    echo = isinstance(request, CompletionRequest) and bool(request.echo)
+    return Asked(data, bool(request.stream), choices, answers, own_usage, tools, echo)
 
 
 class _Tools(msgspec.Struct):

@@ -1,28 +1,30 @@
 """What a candidate says beside the default, asked of both: next-token distributions, and items of tasks.
 
-Both are loaded at the same time and asked in turns, a few prompts at once. Where the deadline comes first, what was
-asked until then counts, and a short comparison proves little: its interval says so.
+Both are loaded at the same time and asked in turns, a few prompts at once. An engine that scores a whole prompt at once
+does so instead, in a service beside them: a passage takes what one position takes otherwise. Where the deadline comes
+first, what was asked until then counts, and a short comparison proves little: its interval says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import zip_longest
-from typing import Any, TypeVar
 
 import msgspec
 
 from localfoundry.bench.candidates import Candidate
+from localfoundry.cli.tune_answers import Answers
 from localfoundry.cli.tune_services import TuneServices
 from localfoundry.errors import FoundryError
-from localfoundry.quality import fidelity, probe
+from localfoundry.quality import fidelity
 from localfoundry.quality import suite as suites
 from localfoundry.quality.ask import Endpoint, Route, Routed
 from localfoundry.quality.fidelity import Position
 from localfoundry.quality.probe import NoLogprobs
-from localfoundry.quality.reference import Reference
+from localfoundry.quality.reference import Reference, Row
 from localfoundry.quality.results import ItemResult, Plan
 from localfoundry.quality.run import Group, evaluate
 from localfoundry.quality.suite import Suite
@@ -33,6 +35,7 @@ from localfoundry.tuning.space import Setting
 POSITIONS = 1000  # of a reference: what loses 0.7 %, at a divergence of 0.014, is then just shown to be within 2 %
 _OWN_POSITIONS = 96  # of our own passages, where the divergence itself is the loss and varies less
 _AT_ONCE = 3  # chunks
+_PASSES = 2  # over the chunks: the interval is as wide as they differ, so that many of them come before much of each
 _LEAST_POSITIONS = 24  # fewer prove nothing, and the interval of so few may not know that
 _ITEMS = 8  # of each suite
 _SUITES = ("extraction", "chat")
@@ -40,17 +43,13 @@ _TIMEOUT_S = 120.0
 _WORDS = 6  # of a passage, from one position to the next
 _TASKS_SHARE = 0.4  # of the time
 
-Prompt = tuple[int, ...] | str
-Distribution = dict[int, float]  # log probability by token
-T = TypeVar("T")
-
 
 class Guard:
     """Compares settings with the default. `reference`: what the source weights say, where that is known."""
 
     def __init__(self, services: TuneServices, reference: Reference | None, bound: float) -> None:
         self._services, self._reference, self._bound = services, reference, bound
-        self._of_base: dict[tuple[Setting, Prompt], Distribution] = {}
+        self._answers: dict[Setting, Answers] = {}  # of the default, which many are compared with
 
     async def compare(self, base: Setting, candidate: Setting, deadline_s: float) -> Loss:
         """`deadline_s` by `time.monotonic`. A candidate that cannot be asked is not within the bound."""
@@ -71,54 +70,52 @@ class Guard:
     async def _positions(
         self, base: Setting, candidate: Setting, deadline_s: float
     ) -> tuple[list[Position], str | None]:
+        """As many as there is time for, or why there are none."""
         found: list[Position] = []
+        its = self._answers.setdefault(base, Answers(self._services, base))
+        mine = Answers(self._services, candidate)
         try:
             async with asyncio.timeout(max(deadline_s - time.monotonic(), 1.0)):
-                if self._reference is not None:
-                    await self._by_reference(self._reference, base, candidate, found)
-                else:
-                    await self._by_default(base, candidate, found)
+                async with contextlib.aclosing(self._both(its, mine)) as positions:
+                    async for position in positions:
+                        found.append(position)  # noqa: PERF401 the deadline may come, and what is found counts
         except TimeoutError:
             pass
         except NoLogprobs as exc:
             return [], str(exc)
         return found, None
 
+    def _both(self, base: Answers, candidate: Answers) -> AsyncGenerator[Position, None]:
+        if self._reference is not None:
+            return self._by_reference(self._reference, base, candidate)
+        return self._by_default(base, candidate)
+
     async def _by_reference(
-        self, reference: Reference, base: Setting, candidate: Setting, found: list[Position]
-    ) -> None:
+        self, reference: Reference, base: Answers, candidate: Answers
+    ) -> AsyncGenerator[Position, None]:
         """Several chunks beside each other; in each, a position is the one before and some tokens more."""
         rows = reference.rows(max(reference.positions // POSITIONS, 1))
         chunks = [[row for row in rows if row.chunk == number] for number in range(len(reference.chunks))]
-        for first in range(0, len(chunks), _AT_ONCE):
-            for step in zip_longest(*chunks[first : first + _AT_ONCE]):
-                here = [row for row in step if row is not None]
-                prompts = [tuple(reference.chunks[row.chunk][: row.position]) for row in here]
-                for row, its, mine in zip(here, *await self._both(base, candidate, prompts), strict=True):
-                    found.extend(guard.against_reference([fidelity.compare(row, its)], [fidelity.compare(row, mine)]))
+        async with base.scoring(), candidate.scoring():
+            for number in range(_PASSES):
+                for first in range(0, len(chunks), _AT_ONCE):
+                    here = [chunk[number::_PASSES] for chunk in chunks[first : first + _AT_ONCE]]
+                    for side in (base, candidate):
+                        for chunk in range(first, first + len(here)):
+                            await side.score(chunk, reference.chunks[chunk])
+                    for step in zip_longest(*here):
+                        asked = {r: tuple(reference.chunks[r.chunk][: r.position]) for r in step if r is not None}
+                        for position in await _compared(base, candidate, asked):
+                            yield position
 
-    async def _by_default(self, base: Setting, candidate: Setting, found: list[Position]) -> None:
+    async def _by_default(self, base: Answers, candidate: Answers) -> AsyncGenerator[Position, None]:
         passages = _passages()
         each = max(_OWN_POSITIONS // len(passages), 1)
         for number, words in enumerate(passages):
             for place in range(each):
                 prompt = " ".join(words[: (place + 2) * _WORDS])
-                [of_base], [of_candidate] = await self._both(base, candidate, [prompt])
-                found.append(guard.against_default((number, place), of_base, of_candidate))
-
-    async def _both(
-        self, base: Setting, candidate: Setting, prompts: Sequence[Prompt]
-    ) -> tuple[list[Distribution], list[Distribution]]:
-        """What each says next to each of them. One engine after the other: threads of two that compute at once mostly
-        wait for each other. The default is asked once, whoever is compared with it."""
-        new = [prompt for prompt in prompts if (base, prompt) not in self._of_base]
-        for prompt, found in zip(new, await self._asked(base, new), strict=True):
-            self._of_base[base, prompt] = found
-        return [self._of_base[base, prompt] for prompt in prompts], await self._asked(candidate, prompts)
-
-    async def _asked(self, setting: Setting, prompts: Sequence[Prompt]) -> list[Distribution]:
-        async with self._services.client(setting.label) as client:
-            return await _beside([probe.top(client, setting.version, prompt) for prompt in prompts])
+                [of_base], [of_candidate] = await base.ask([prompt]), await candidate.ask([prompt])
+                yield guard.against_default((number, place), of_base, of_candidate)
 
     async def _items(self, base: Setting, candidate: Setting, deadline_s: float) -> dict[str, dict[str, bool]]:
         """Which items each solved, as far as both were asked."""
@@ -137,15 +134,21 @@ class Guard:
         return keeper.passed
 
 
-async def _beside(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All of it at the same time; where one fails or all are cancelled, none goes on."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _compared(base: Answers, candidate: Answers, asked: dict[Row, tuple[int, ...]]) -> list[Position]:
+    """Positions of which each one's prompt is given. One engine after the other: threads of two that compute at once
+    mostly wait for each other. What both scored, or one scored and the other names, is compared by that alone."""
+    for side in (base, candidate):
+        await side.ask([prompt for row, prompt in asked.items() if side.scored(row) is None])
+    found = []
+    for row, prompt in asked.items():
+        scored = base.scored(row) is not None or candidate.scored(row) is not None
+        its, mine = base.follows(row, prompt), candidate.follows(row, prompt)
+        if scored and its is not None and mine is not None:
+            found.append(guard.by_target(row, its, mine))
+        else:
+            [of_base], [of_candidate] = await base.ask([prompt]), await candidate.ask([prompt])
+            found += guard.against_reference([fidelity.compare(row, of_base)], [fidelity.compare(row, of_candidate)])
+    return found
 
 
 class _Passed:

@@ -7,16 +7,19 @@ rung, to be measured in turns, as far as memory goes; those that the next rung d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from types import TracebackType
+
+import msgspec
 
 from localfoundry.bench.candidates import Candidate
 from localfoundry.chat.target import Target
 from localfoundry.cli.bench_local import Loaded, OwnService
 from localfoundry.client import ServiceClient
 from localfoundry.config import Settings
-from localfoundry.engines import llama_builds
+from localfoundry.engines import choice, engines, llama_builds
 from localfoundry.errors import ServiceError
 from localfoundry.instance import ServiceState
 from localfoundry.tuning.space import Setting
@@ -69,6 +72,26 @@ class TuneServices:
 
     def client(self, label: str) -> ServiceClient:
         return ServiceClient(self._running[label].state)
+
+    @contextlib.asynccontextmanager
+    async def scoring(self, setting: Setting) -> AsyncIterator[ServiceClient | None]:
+        """A service of its own with the model loaded so that it scores whole prompts; None: the engine does not.
+
+        Raises what the load reports: memory that is short.
+        """
+        how = choice.named(setting.engine, engines()).scoring
+        if how is None:
+            yield None
+            return
+        loaded = msgspec.structs.replace(setting, arguments=(*setting.arguments, *how))
+        service = OwnService(llama_builds.chosen(self._given, setting.build), {setting.version: _choices(loaded)})
+        self._own.append(service)
+        try:
+            async with ServiceClient(await service.state()) as client:
+                await client.post("/foundry/load", {"model": setting.version})
+                yield client
+        finally:
+            await self._end([service])
 
     def target(self, label: str) -> Target:
         return self._running[label].loaded.target

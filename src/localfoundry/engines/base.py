@@ -81,6 +81,7 @@ class Engine(Protocol):
     devices: frozenset[str]  # kinds that a load can ask for: CPU, GPU, NPU
     heartbeat: str  # a path that is answered only while the part that computes is alive
     saves_state: bool  # whether it can save and restore the conversations in its memory
+    scoring: tuple[str, ...] | None  # arguments with which it scores a whole prompt (`echo`); None: it never does
 
     def missing(self) -> str | None:
         """Why it cannot be used here at all, with the command that mends it; None: it can.

@@ -33,6 +33,7 @@ class FakeEngine:
     devices = frozenset({"CPU"})
     heartbeat = "/health"
     saves_state = False
+    scoring: tuple[str, ...] | None = None
 
     def __init__(self, name: str = "fake") -> None:
         self.name = name

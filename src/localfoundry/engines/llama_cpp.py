@@ -39,6 +39,7 @@ class LlamaCpp:
     devices = frozenset({"CPU"})
     heartbeat = "/slots"  # answered by the loop that computes, between two batches; /health is not
     saves_state = True
+    scoring: tuple[str, ...] | None = None
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("xllamacpp") or shutil.which("llama-server"):

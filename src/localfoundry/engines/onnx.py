@@ -39,6 +39,7 @@ class Onnx:
     devices = frozenset({"CPU"})
     heartbeat = "/health"  # answered by the loop that computes, between two batches
     saves_state = False
+    scoring: tuple[str, ...] | None = None
 
     def missing(self) -> str | None:
         if any(importlib.util.find_spec(library) is None for library in _LIBRARIES):

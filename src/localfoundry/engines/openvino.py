@@ -31,6 +31,7 @@ class OpenVino:
     devices = frozenset({"CPU", "GPU", "NPU"})
     heartbeat = "/health"  # answered by the loop that computes, between two batches
     saves_state = False
+    scoring: tuple[str, ...] | None = ("--prefix-cache", "NO")
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("openvino_genai") is None:

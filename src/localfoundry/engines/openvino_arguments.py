@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, Argument] = {
     "--dynamic-quantization": Argument("DYNAMIC_QUANTIZATION_GROUP_SIZE", _whole(0, 4096)),
     "--pinning": Argument("ENABLE_CPU_PINNING", _one_of("YES", "NO")),
     "--batch-size": Argument("batch", _whole(32, 8192)),
+    "--prefix-cache": Argument("prefix_cache", _one_of("YES", "NO")),
     "--prompt-lookup": Argument("lookup", _whole(1, 16)),
     "--pooling": Argument("pooling", _one_of("mean", "cls", "last")),
 }

@@ -42,11 +42,14 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """One position compared. `log_ratio`: log-probability of the token that follows, float32's less the engine's."""
+    """One position compared. `log_ratio`: log-probability of the token that follows, float32's less the engine's.
+
+    None: only that log-probability is known of the engine.
+    """
 
     chunk: int
-    kl: float
-    top1: float
+    kl: float | None
+    top1: float | None
     log_ratio: float
 
 
@@ -115,8 +118,8 @@ def summary(positions: Sequence[Position], greedy: Sequence[float], unavailable:
     ratio = _estimate([[p.log_ratio for p in group] for group in groups])
     return Fidelity(
         positions=len(positions),
-        kl=_estimate([[p.kl for p in group] for group in groups]),
-        top1=_estimate([[p.top1 for p in group] for group in groups]),
+        kl=_estimate([[p.kl for p in group if p.kl is not None] for group in groups]),
+        top1=_estimate([[p.top1 for p in group if p.top1 is not None] for group in groups]),
         perplexity=ratio and Estimate(math.exp(ratio.value), math.exp(ratio.low), math.exp(ratio.high)),
         greedy=_estimate([[share] for share in greedy]),
         identical_answers=sum(share == 1.0 for share in greedy),

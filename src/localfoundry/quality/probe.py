@@ -40,11 +40,11 @@ async def measure(
         positions = await _positions(client, model, reference, rows, gate, count)
     except NoLogprobs as exc:
         unavailable = str(exc)
-    shares = await _beside([_answer(client, model, wanted, gate, count) for wanted in reference.greedy])
+    shares = await beside([_answer(client, model, wanted, gate, count) for wanted in reference.greedy])
     return summary(positions, shares, unavailable)
 
 
-async def _beside(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def beside(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All of it at the same time; where one fails, the others end, and it is raised as it is, not in a group."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
@@ -78,7 +78,7 @@ async def _positions(
         count.one()
         return compare(row, found)
 
-    found = await _beside([chunk(number) for number in range(len(reference.chunks))])
+    found = await beside([chunk(number) for number in range(len(reference.chunks))])
     return [position for positions in found for position in positions]
 
 
@@ -98,6 +98,26 @@ async def top(client: ServiceClient, model: str, prompt: Sequence[int] | str) ->
         raise NoLogprobs("its answers hold no log-probabilities by token id") from None
     if len(found) < TOP:
         raise NoLogprobs(f"it gives the log-probabilities of {len(found)} tokens, and {TOP} were asked for")
+    return found
+
+
+async def scores(client: ServiceClient, model: str, prompt: Sequence[int]) -> list[float]:
+    """The log-probability of each token of a prompt but the first, from one request, where the engine scores prompts.
+
+    Raises NoLogprobs, and what the service reports.
+    """
+    try:
+        answer = await _complete(client, model, prompt, 0, logprobs=0, echo=True)
+    except InvalidRequest as exc:
+        raise NoLogprobs(exc.message) from exc
+    try:
+        first, *others = answer["choices"][0]["logprobs"]["content"]
+        found = [float(entry["logprob"]) for entry in others]
+        said = [int(entry["id"]) for entry in (first, *others)]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise NoLogprobs("its answer holds no log-probabilities of the prompt") from None
+    if said != list(prompt):
+        raise NoLogprobs(f"it scored {len(said)} tokens, which are not the {len(prompt)} that were asked for")
     return found
 
 

@@ -6,6 +6,7 @@ default's own text would be higher: exp(KL divergence) - 1, since the mean of lo
 divergence. Beside it items of tasks are put to both, and McNemar's test says whether the candidate is worse at them.
 
 What is not shown to be within the bound is refused: with too few positions the interval is wide, and that is no proof.
+It is Student's, over the means of passages, as positions of one passage hang together and there may be few passages.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from localfoundry.bench import stats
 from localfoundry.quality import fidelity
 from localfoundry.quality.fidelity import Estimate, Position
 from localfoundry.quality.reference import Row
@@ -50,6 +52,11 @@ def against_reference(base: Sequence[Position], candidate: Sequence[Position]) -
     ]
 
 
+def by_target(row: Row, base: float, candidate: float) -> Position:
+    """One position of which the log-probability of the token that follows is known by both, and nothing else."""
+    return Position(row.chunk, None, None, base - candidate)
+
+
 def against_default(place: tuple[int, int], base: Mapping[int, float], candidate: Mapping[int, float]) -> Position:
     """One position of a text without a reference; `place`: its passage and number."""
     ordered = sorted(base, key=lambda token: -base[token])
@@ -57,6 +64,7 @@ def against_default(place: tuple[int, int], base: Mapping[int, float], candidate
     tail = max(1 - sum(math.exp(value) for value in logprobs), 0.0)
     row = Row(*place, tuple(ordered), logprobs, tail, ordered[0], logprobs[0])
     found = fidelity.compare(row, candidate)
+    assert found.kl is not None
     return msgspec.structs.replace(found, log_ratio=found.kl)
 
 
@@ -69,13 +77,26 @@ def judged(
     tasks = difference("default", "candidate", "tasks", "en", dict(of_base), dict(of_candidate))
     worse, better = (tasks.only_a, tasks.only_b) if tasks else (0, 0)
     known = Loss(
-        within=False, words="", perplexity=found.perplexity, kl=found.kl, top1=found.top1, positions=found.positions,
+        within=False, words="", perplexity=_ratio(positions), kl=found.kl, top1=found.top1, positions=found.positions,
         items=tasks.n if tasks else 0, worse=worse, better=better,
     )  # fmt: skip
     words = _against(known, bound, tasks.p if tasks else 1.0, unavailable)
     within = words is None
-    words = words or f"{_shown(found.perplexity)}, within {bound:.1%}"
+    words = words or f"{_shown(known.perplexity)}, within {bound:.1%}"
     return msgspec.structs.replace(known, within=within, words=words)
+
+
+def _ratio(positions: Sequence[Position]) -> Estimate | None:
+    """Of perplexities, with its interval; None with fewer than two passages."""
+    passages: dict[int, list[float]] = {}
+    for position in positions:
+        passages.setdefault(position.chunk, []).append(position.log_ratio)
+    around = stats.t_interval([sum(values) / len(values) for values in passages.values()])
+    if around is None:
+        return None
+    mean = sum(position.log_ratio for position in positions) / len(positions)
+    half = (around.high - around.low) / 2
+    return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 
 def _against(known: Loss, bound: float, p: float, unavailable: str | None) -> str | None:

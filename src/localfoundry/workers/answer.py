@@ -107,6 +107,9 @@ class Choice:
     # Called by the stepper.
     def progressed(self, news: Progress) -> None:
         self.counts.note(news)
+        if self.sampling.echo and news.finish == "length":
+            self._score(news.logprobs)
+            return
         pieces = self._answer.vocabulary.pieces
         text = ""
         for token in news.tokens:
@@ -183,11 +186,20 @@ class Choice:
     def _note_logprobs(self, news: Progress) -> None:
         vocabulary = self._answer.vocabulary
         for place, (token, logprob) in enumerate(zip(news.tokens, news.logprobs, strict=True)):
-            if token in vocabulary.ends and not self.sampling.ignore_eos:
+            if token in vocabulary.ends and not self.sampling.ignore_eos and not news.top:
                 continue
             top = news.top[place] if news.top else ()
             said = _token(token, vocabulary.pieces[token], logprob)
             self._told.append(said | {"top_logprobs": [_token(one, vocabulary.pieces[one], p) for one, p in top]})
+
+    def _score(self, logprobs: Sequence[float]) -> None:
+        """The prompt as the answer; its first token follows nothing, and has no log probability."""
+        pieces = [self._answer.vocabulary.pieces[token] for token in self.prompt]
+        scored = zip(self.prompt, pieces, (None, *logprobs), strict=True)
+        self._told = [_token(*one) | {"top_logprobs": []} for one in scored]
+        self._answer.began(self)
+        self._delta({"content": b"".join(pieces).decode("utf-8", "replace")})
+        self._end("length")
 
     def _end(self, finish: str) -> None:
         self.finish = "tool_calls" if self._calls is not None and self._calls.found else finish
@@ -296,7 +308,7 @@ class Answer:
                 self.stepper.drop(choice)
 
 
-def _token(token: int, piece: bytes, logprob: float) -> dict[str, Any]:
+def _token(token: int, piece: bytes, logprob: float | None) -> dict[str, Any]:
     return {"id": token, "token": piece.decode("utf-8", "replace"), "bytes": list(piece), "logprob": logprob}
 
 

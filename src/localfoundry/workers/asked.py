@@ -83,6 +83,7 @@ class ChatBody(Body, kw_only=True):
 class CompletionBody(Body, kw_only=True):
     prompt: str | list[str | int | list[int]]
     logprobs: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    echo: bool | None = None
     json_schema: dict[str, Any] | None = None
 
 
@@ -103,7 +104,7 @@ def read(body: bytes, kind: type[_T]) -> _T:
         asked = msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise Refused(f"the request cannot be read: {exc}") from None
-    for name in named.keys() & _FOREIGN.keys():
+    for name in named.keys() & _FOREIGN.keys() - set(kind.__struct_fields__):  # type: ignore[attr-defined]
         value = msgspec.json.decode(named[name])
         if value is not None and value not in _FOREIGN[name]:
             raise Refused(f"{name}: this engine has no such option")
@@ -113,8 +114,9 @@ def read(body: bytes, kind: type[_T]) -> _T:
 def sampling(asked: Body, backend: Backend, prompt_tokens: int, grammar: Grammar | None) -> Sampling:
     """For one prompt. Raises Refused for a prompt that leaves no room for an answer, with the counts."""
     room = backend.context - prompt_tokens
-    check_length(prompt_tokens, backend.context, "prompt", answer=1)
-    limit = _limit(asked)
+    echo = _echoes(asked, backend)
+    check_length(prompt_tokens, backend.context, "prompt", answer=0 if echo else 1)
+    limit = 0 if echo else _limit(asked)
     chosen = {name: _chosen(asked, name, backend) for name in _NEUTRAL}
     chosen["logit_bias"] = _biases(chosen["logit_bias"])
     chosen["top_k"] = max(chosen["top_k"], 0)
@@ -126,8 +128,20 @@ def sampling(asked: Body, backend: Backend, prompt_tokens: int, grammar: Grammar
         seed=seed,
         top_logprobs=_logprobs(asked, backend),
         grammar=grammar,
+        echo=echo,
         **chosen,
     )
+
+
+def _echoes(asked: Body, backend: Backend) -> bool:
+    """Whether the prompt is to be scored, in the words of OpenAI's completions: `echo`, and no token more."""
+    if not isinstance(asked, CompletionBody) or not asked.echo:
+        return False
+    if "echo" not in backend.options:
+        raise Refused(f"echo: the {backend.name} engine, as it was loaded, does not tell how likely a prompt is")
+    if asked.max_tokens != 0 or asked.logprobs != 0 or (asked.n or 1) > 1:
+        raise Refused("echo: it is taken with max_tokens 0, logprobs 0 and n 1 only, which scores the prompt")
+    return True
 
 
 def check_length(tokens: int, context: int, what: str, answer: int = 0) -> None:

@@ -53,7 +53,8 @@ class Sampling:
     """How tokens are chosen. Fields named in the request's words; values in range; neutral ones where not asked for.
 
     prompt and `max_tokens` together are within the context. `top_logprobs`: None where no log probabilities are asked
-    for, 0 for that of the chosen token alone.
+    for, 0 for that of the chosen token alone. `echo`: nothing is generated, and the tokens of the prompt are scored;
+    nothing else runs meanwhile.
     """
 
     max_tokens: int
@@ -69,11 +70,14 @@ class Sampling:
     top_logprobs: int | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     grammar: Grammar | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What one step gave one request: at least a token, or its end.
+
+    Of a request with `echo` there is one: no tokens, and a log probability for each token of the prompt but the first.
 
     tokens: all new ones, the end-of-generation token included. logprobs: natural logarithms, one for each token, where
     asked for; top: the most probable tokens at each place. finish: "stop" after an end-of-generation token, "length"
@@ -109,7 +113,8 @@ class Backend(Protocol):
     context: int  # tokens in all, shared by the requests that run
     parallel: int  # how many requests run at the same time; the layer above keeps others waiting
     # Fields of Sampling that are honoured; others are refused by name where they are not neutral. `logprobs` is that of
-    # the chosen token, `first_top_logprobs` are those of others for an answer of one token at temperature 0.
+    # the chosen token, `first_top_logprobs` are those of others for an answer of one token at temperature 0, `echo` are
+    # those of a prompt's tokens.
     options: frozenset[str]
     vocabulary: Vocabulary
     template: str | None  # Jinja, as the model has it; None: the model is for completions only

@@ -63,8 +63,14 @@ class OpenVino:
         if self._lookup:
             properties["prompt_lookup"] = True
             self.options -= {"first_top_logprobs"}
+        remembers = properties.pop("prefix_cache", "YES") == "YES"
+        if not remembers and not self._lookup:
+            # Of what it takes from that cache the library tells no log probabilities, but whatever is in the memory
+            # behind those that it has (2026.4).
+            self.options |= {"echo"}
         blocks = -(-context // BLOCK) + _SPARE_BLOCKS
-        scheduler = self._scheduler(blocks, int(properties.pop("batch", 0)) or batch_tokens(_weight_bytes(path)))
+        batch = int(properties.pop("batch", 0)) or batch_tokens(_weight_bytes(path))
+        scheduler = self._scheduler(blocks, batch, remembers)
         vocabulary = path / _VOCABULARY
         if vocabulary.is_file():
             tokenizer = openvino_genai.Tokenizer(str(vocabulary))
@@ -77,8 +83,9 @@ class OpenVino:
         self.template: str | None = tokenizer.get_original_chat_template() or None
         self._tokens = Tokens(tokenizer, context)
         self.vocabulary = self._tokens.vocabulary(self._pipeline.get_config().stop_token_ids)
-        self._prefixes = Prefixes(BLOCK, blocks - parallel)
+        self._prefixes = Prefixes(BLOCK, max(blocks - parallel, 1) if remembers else 0)
         self._handles: dict[int, Any] = {}
+        self._scores: dict[int, list[float]] = {}  # log probabilities of prompts' tokens, as far as they are computed
         self._cached: dict[int, int] = {}
         self._warm_up()
 
@@ -88,12 +95,12 @@ class OpenVino:
         while self.busy:
             self.step()
 
-    def _scheduler(self, blocks: int, batch: int) -> Any:
+    def _scheduler(self, blocks: int, batch: int, remembers: bool) -> Any:
         config = self._genai.SchedulerConfig()
         config.num_kv_blocks = blocks
         config.max_num_batched_tokens = batch
         config.max_num_seqs = self.parallel
-        config.enable_prefix_caching = True
+        config.enable_prefix_caching = remembers
         config.dynamic_split_fuse = True
         return config
 
@@ -109,10 +116,13 @@ class OpenVino:
         except RuntimeError as exc:
             raise Refused(f"OpenVINO does not take the request: {_words(exc)}") from exc
         self._handles[request] = handle
+        if sampling.echo:
+            self._scores[request] = []
         self._cached[request] = self._prefixes.begin(request, prompt)
 
     def cancel(self, request: int) -> None:
         self._handles.pop(request).cancel()
+        self._scores.pop(request, None)
         self._prefixes.end(request)
 
     @property
@@ -124,7 +134,9 @@ class OpenVino:
         news: list[Progress] = []
         for request, handle in self._handles.items():
             if handle.can_read():
-                one = self._read(request, handle)
+                one = self._scored(request, handle) if request in self._scores else self._read(request, handle)
+                if one is None:
+                    continue
                 news.append(one)
                 self._prefixes.grow(request, one.tokens)
             elif handle.get_status() == self._genai.GenerationStatus.IGNORED:
@@ -132,8 +144,18 @@ class OpenVino:
         for one in news:
             if one.finish is not None:
                 del self._handles[one.request]
+                self._scores.pop(one.request, None)
                 self._prefixes.end(one.request)
         return news
+
+    def _scored(self, request: int, handle: Any) -> Progress | None:
+        """The library tells them batch by batch, the first token's as if it were certain."""
+        scores = self._scores[request]
+        [output] = handle.read().values()
+        scores += output.generated_log_probs
+        if self._FINISH[output.finish_reason.value] is None:
+            return None
+        return Progress(request, (), "length", scores[1:], cached=self._cached.pop(request))
 
     def _read(self, request: int, handle: Any) -> Progress:
         outputs = list(handle.read().values())
@@ -166,6 +188,7 @@ class OpenVino:
         config.presence_penalty = sampling.presence_penalty
         config.frequency_penalty = sampling.frequency_penalty
         config.logprobs = 0 if sampling.top_logprobs is None else 1
+        config.echo = sampling.echo
         if self._lookup:
             config.num_assistant_tokens, config.max_ngram_size = self._lookup, _LOOKUP_NGRAM
         config.do_sample = sampling.temperature > 0 and sampling.top_p > 0

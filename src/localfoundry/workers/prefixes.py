@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 
 class Prefixes:
-    """`block` tokens to a block, `room` for so many blocks."""
+    """`block` tokens to a block, `room` for so many blocks; 0: nothing is kept."""
 
     def __init__(self, block: int, room: int) -> None:
         self._block = block
-        self._room = max(room, 1)
+        self._room = room
         self._known: collections.OrderedDict[int, None] = collections.OrderedDict()
         self._tokens: dict[int, list[int]] = {}
         self._computed: set[int] = set()  # whose prompt is in the cache

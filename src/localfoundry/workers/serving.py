@@ -59,7 +59,8 @@ class Serving:
 
     def _props(self, to: Connection, _: bytes) -> None:
         slots = self._backend.parallel
-        answer = {"default_generation_settings": {"n_ctx": self._backend.context}, "total_slots": slots}
+        answer: dict[str, Any] = {"default_generation_settings": {"n_ctx": self._backend.context}, "total_slots": slots}
+        answer["scores_prompts"] = "echo" in self._backend.options
         to.respond(200, answer | {"chat_template_caps": {"supports_tools": self._takes_tools()}})
 
     def _takes_tools(self) -> bool:

@@ -83,7 +83,7 @@ class Stepper:
             self._schedule()
 
     def _admit(self) -> None:
-        while self._waiting and len(self.running) < self._backend.parallel:
+        while self._waiting and len(self.running) < self._backend.parallel and not self._wants_to_be_alone():
             job = self._waiting.popleft()
             number = next(self._numbers)
             try:
@@ -92,6 +92,13 @@ class Stepper:
                 job.failed(refused)
             else:
                 self.running[number] = job
+
+    def _wants_to_be_alone(self) -> bool:
+        """Whether a prompt is being scored, or is to be next: a library that scores it beside others (OpenVINO 2026.4)
+        gives it scores of theirs."""
+        if any(job.sampling.echo for job in self.running.values()):
+            return True
+        return self._waiting[0].sampling.echo and self._backend.busy
 
     def _break(self, exc: Exception) -> None:
         self._dead = True
