@@ -95,7 +95,7 @@ def test_the_words_of_the_engine_stay_useful(new_server: New) -> None:
     name = server.fake("hostile", fail_load=f"failed to load model from {server.home}/m.gguf: bad magic")
     server.start()
     message = server.error(name, 400)["message"]
-    assert "…/m.gguf: bad magic" in message
+    assert "m.gguf: bad magic" in message and str(server.home) not in message
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_each_engine_is_faithful_to_the_starter_s_weights(
     assert model["engine"].startswith(engine) and model["positions"] == 8
     assert 0 <= model["kl"]["value"] < 0.03
     assert model["top1"]["value"] >= 0.75
-    assert model["perplexity"]["value"] == pytest.approx(1, abs=0.05)
+    assert model["perplexity"]["value"] == pytest.approx(1, abs=0.15), "eight positions"
     assert model["greedy"]["value"] >= 0.3
     with Results(config.load().home / FILE_NAME) as results:
         (run,) = results.runs("eval")

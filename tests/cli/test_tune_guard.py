@@ -60,7 +60,7 @@ class Played:
             raise self.fails
         return [SAYS[0] - self.moved] * (len(passage) - 1)
 
-    async def top(self, client: str, model: str, prompt: Sequence[int]) -> dict[int, float]:
+    async def top(self, client: str, model: str, prompt: Sequence[int], target: int) -> dict[int, float]:
         self.at_work.append(client)
         assert set(self.at_work) == {client}, "two engines compute beside each other"
         await asyncio.sleep(0)
@@ -129,14 +129,6 @@ async def test_where_both_score_nothing_is_asked(play: Play) -> None:
     assert [model for model, _ in played.passages[8:]] == ["first"] * 4, "the default's are known"
 
 
-async def test_a_token_that_the_default_does_not_name_is_compared_by_all_that_both_say(play: Play) -> None:
-    played, guard = play("first", moved=3.0)
-    played.says = {number: math.log(1 / 64) for number in range(100, 164)}
-    found = await positions(guard, BASE, FIRST)
-    assert all(one.kl is not None and one.log_ratio == 0 for one in found)
-    assert [model for model, _ in played.asked].count("first") == 9
-
-
 @pytest.mark.parametrize("error", [NoLogprobs("it does not"), ServiceError("it went away")])
 async def test_scoring_that_fails_gives_way_to_asking(play: Play, error: Exception) -> None:
     played, guard = play("first")
@@ -151,9 +143,9 @@ async def test_a_deadline_leaves_no_service_behind_and_what_was_found_counts(
 ) -> None:
     played, guard = play("first")
 
-    async def slow(client: str, model: str, prompt: Sequence[int]) -> dict[int, float]:
+    async def slow(client: str, model: str, prompt: Sequence[int], target: int) -> dict[int, float]:
         await asyncio.sleep(0 if len(played.asked) < 4 else 60)
-        return await played.top(client, model, prompt)
+        return await played.top(client, model, prompt, target)
 
     monkeypatch.setattr(probe, "top", slow)
     found, _ = await guard._positions(BASE, FIRST, time.monotonic() + 1)

@@ -175,6 +175,12 @@ def test_the_bundled_workers_own_figure_wins_over_the_clock() -> None:
     assert LlamaCpp().account(LOADED + "engine_load_s=0.4321\n").load_s == 0.4321
 
 
+def test_an_account_is_not_complete_before_all_buffers_are_stated() -> None:
+    """The engine writes from a thread of its own, which may be behind the worker's last word."""
+    early = LOADED[: LOADED.index("0.00.462.580")] + "engine_load_s=0.4321\n"
+    assert LlamaCpp().account(early).load_s is None
+
+
 @pytest.mark.parametrize("log", ["", "nothing of use\n", "KV buffer size = many MiB\n"])
 def test_a_log_without_figures_gives_none(log: str) -> None:
     account = LlamaCpp().account(log)

@@ -185,19 +185,23 @@ def test_a_shipped_reference_is_whole_and_its_text_is_ours() -> None:
 class Engine:
     """A stand-in for the client of a service: gives `top` log-probabilities, refuses them, or leaves them out."""
 
-    def __init__(self, top: int | None, refusal: str | None = None) -> None:
-        self.top, self.refusal = top, refusal
+    def __init__(self, top: int | None, refusal: str | None = None, taken: float = -0.5, biased: bool = True) -> None:
+        """`taken`: what it says of a token that it is made to take; `biased`: it can be."""
+        self.top, self.refusal, self.taken, self.biased = top, refusal, taken, biased
         self.prompts: list[list[int]] = []
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/v1/completions"
+        if "logit_bias" in body and not self.biased:
+            raise InvalidRequest("logit_bias: this engine has no such option")
         self.prompts.append(body["prompt"])
         choice: dict[str, Any] = {"text": "two"}
         if "logprobs" in body and self.refusal is not None:
             raise InvalidRequest(self.refusal)
         if "logprobs" in body and self.top is not None:
             entries = [{"id": n, "token": str(n), "logprob": -1.0 - n} for n in range(self.top)]
-            choice["logprobs"] = {"content": [{"id": 0, "top_logprobs": entries}]}
+            [token] = body.get("logit_bias", {"0": 0})
+            choice["logprobs"] = {"content": [{"id": int(token), "logprob": self.taken, "top_logprobs": entries}]}
         return {"choices": [choice]}
 
 
@@ -211,6 +215,34 @@ async def test_each_position_is_asked_with_what_stands_before_it() -> None:
     assert engine.prompts == [[1, 2], [1, 2, 3], [1]]
     assert found.positions == 2 and found.kl is not None and found.unavailable is None
     assert found.greedy == Estimate(1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        (Engine(probe.TOP, taken=-70.5), -70.5),
+        (Engine(probe.TOP, taken=0.0), None),
+        (Engine(probe.TOP, biased=False), None),
+    ],
+    ids=["told of the token as it was", "told of it with its bias", "no bias"],
+)
+async def test_the_token_that_follows_is_known_where_it_is_not_among_the_likeliest(
+    engine: Engine, said: float | None
+) -> None:
+    found = await probe.top(engine, "m", [1], 1000)  # type: ignore[arg-type]
+    assert found.get(1000) == said and len(found) == probe.TOP + (said is not None)
+    assert (await probe.top(engine, "m", [1], 3))[3] == -4.0  # type: ignore[arg-type]
+
+
+def test_the_ratio_is_that_of_the_token_that_follows_wherever_it_is_named() -> None:
+    row = Reference(packed()).rows()[1]
+    assert row.target not in row.ids and row.target_logprob == -6
+    told = {8: -0.25, 9: -3.0, 10: -4.0}
+    assert fidelity.compare(row, told | {row.target: -6.5}).log_ratio == pytest.approx(0.5)
+    assert fidelity.compare(row, told).log_ratio == pytest.approx(math.log(0.2 / 0.153), abs=0.1), (
+        "of all others together"
+    )
+    assert fidelity.by_score(row, -7.0) == Position(row.chunk, None, None, 1.0)
 
 
 @pytest.mark.parametrize(

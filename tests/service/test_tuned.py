@@ -85,7 +85,7 @@ async def test_a_profile_that_fails_gives_way_and_is_not_tried_again(running: Se
     tune(running, manifest, engine="fake")
     model = await running.load(manifest.alias)
     assert (model.engine.name, model.resident.plan.tuned) == ("fake", False)
-    assert [str(one) for one in model.resident.plan.failed] == ["tuned profile: error: the tensor is crooked"]
+    assert [str(one) for one in model.resident.plan.failed] == ["tuned profile: the tensor is crooked"]
     await running.unload(manifest.alias)
     again = await running.load(manifest.alias)
     assert not again.resident.plan.tuned and not again.resident.plan.failed

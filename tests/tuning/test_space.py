@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from localfoundry import config
 from localfoundry.config.profiles import PURPOSES
-from localfoundry.engines import choice, engines
+from localfoundry.engines import choice, engines, openvino_arguments
 from localfoundry.tuning import purpose, space
 from localfoundry.tuning.space import Option, Setting
 
@@ -19,10 +20,23 @@ def test_every_option_is_taken_by_its_engine(name: str, wanted: str, threads: li
     found = space.options(Setting(name, "m:1", "Q8_0"), wanted, threads, 8, lambda _: True)
     assert found
     for option in found:
-        if option.value.startswith("prompt lookup"):
-            continue  # tried where the engine knows it, and else left out
         engine.check_arguments(option.words, "m:1", settings)
+        if name == "openvino":  # what it only refuses at the load
+            properties = openvino_arguments.properties(option.words, "m:1")
+            openvino_arguments.check_use(properties, "m:1", ("chat",), option.parallel or 8)
         assert option.words or option.parallel
+
+
+def test_one_at_a_time_is_another_arithmetic_in_openvino_and_guessing_ahead_is_none() -> None:
+    folder = Setting("openvino", "m:1", "Q8_0")
+    [lookup] = [o for o in space.options(folder, "chat", [4], 1, lambda _: True) if o.value == "prompt lookup 5"]
+    guessing = folder.plus(lookup)
+    assert guessing.slots == 1
+    assert guessing.changes_answers != folder.changes_answers
+    assert guessing.plain.changes_answers == guessing.changes_answers
+    assert (guessing.plain.words, guessing.plain.slots) == ((), 1)
+    llama = Setting("llama.cpp", "m:1", "Q8_0")
+    assert msgspec.structs.replace(llama, parallel=1).changes_answers == llama.changes_answers
 
 
 def test_what_a_person_chose_and_what_the_engine_refuses_is_not_proposed() -> None:

@@ -171,6 +171,6 @@ def loaded(given: Settings) -> dict[str, str]:
         return {}
     found: dict[str, str] = {}
     for model in context.with_service(given, lambda client: client.get("/foundry/ps")):
-        used = (model.get("draft"), model["file"], model["id"])
+        used = (model["draft"], model["file"], model["id"])
         found |= {version: model["id"] for version in used if version is not None}
     return found

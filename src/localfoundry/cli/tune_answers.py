@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from localfoundry.cli.tune_services import TuneServices
 from localfoundry.client import ServiceClient
 from localfoundry.errors import FoundryError
-from localfoundry.quality import probe
+from localfoundry.quality import fidelity, probe
+from localfoundry.quality.fidelity import Position
 from localfoundry.quality.probe import NoLogprobs
 from localfoundry.quality.reference import Row
 from localfoundry.tuning.space import Setting
@@ -46,20 +47,22 @@ class Answers:
         with contextlib.suppress(FoundryError, NoLogprobs):
             self._scores[number] = await probe.scores(self._scorer, self.setting.version, passage)
 
-    def scored(self, row: Row) -> float | None:
-        """The log probability of the token that follows, where its passage was scored."""
+    async def ask(self, rows: Mapping[Row, Prompt]) -> None:
+        """Have positions asked whose passage was not scored. Raises NoLogprobs, and what the service reports."""
+        wanted = {prompt: row.target for row, prompt in rows.items() if self._scores.get(row.chunk) is None}
+        await self.after(wanted)
+
+    def position(self, row: Row, prompt: Prompt) -> Position:
+        """One that was scored or asked, and how far it is from the reference."""
         scores = self._scores.get(row.chunk)
-        return None if scores is None else scores[row.position - 1]
+        if scores is not None:
+            return fidelity.by_score(row, scores[row.position - 1])
+        return fidelity.compare(row, self._top[prompt])
 
-    async def ask(self, prompts: Sequence[Prompt]) -> list[Distribution]:
-        """The likeliest tokens after each. Raises NoLogprobs, and what the service reports."""
-        new = [prompt for prompt in prompts if prompt not in self._top]
+    async def after(self, prompts: Mapping[Prompt, int | None]) -> list[Distribution]:
+        """The likeliest tokens after each prompt, and the given one. Raises as `ask`."""
+        new = [(prompt, target) for prompt, target in prompts.items() if prompt not in self._top]
         async with self._services.client(self.setting.label) as client:
-            found = await probe.beside([probe.top(client, self.setting.version, prompt) for prompt in new])
-        self._top |= zip(new, found, strict=True)
+            found = await probe.beside([probe.top(client, self.setting.version, *one) for one in new])
+        self._top |= zip((prompt for prompt, _ in new), found, strict=True)
         return [self._top[prompt] for prompt in prompts]
-
-    def follows(self, row: Row, prompt: Prompt) -> float | None:
-        """The log probability of the token that follows, as far as it was told."""
-        scored = self.scored(row)
-        return self._top.get(prompt, {}).get(row.target) if scored is None else scored

@@ -83,7 +83,7 @@ class TuneServices:
         if how is None:
             yield None
             return
-        loaded = msgspec.structs.replace(setting, arguments=(*setting.arguments, *how))
+        loaded = msgspec.structs.replace(setting.plain, arguments=(*setting.arguments, *how))
         service = OwnService(llama_builds.chosen(self._given, setting.build), {setting.version: _choices(loaded)})
         self._own.append(service)
         try:

@@ -8,12 +8,12 @@ what happens when one fails can be tried: both take a model whose `architecture`
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
 from localfoundry import __version__
 from localfoundry.config import Settings
+from localfoundry.engines import worker_words
 from localfoundry.engines.base import LoadAccount, LoadRequest, ModelFacts, WorkerCommand
 from localfoundry.errors import InvalidSetting
 from localfoundry.store.manifest import Manifest
@@ -90,8 +90,7 @@ class FakeEngine:
         return __version__
 
     def account(self, log: str) -> LoadAccount:
-        stated = re.search(r"^memory_bytes=(\d+)$", log, re.MULTILINE)
-        return LoadAccount({"weights": int(stated[1])} if stated else {})
+        return worker_words.account(log)
 
     def complaint(self, log: str) -> str:
-        return "; ".join(line.strip() for line in log.splitlines()[-2:])
+        return worker_words.complaint(log)

@@ -100,10 +100,13 @@ class LlamaCpp:
 
     def account(self, log: str) -> LoadAccount:
         found: dict[str, int] = {}
-        for kind, size in _MEMORY_LINE.findall(log):
+        stated = _MEMORY_LINE.findall(log)
+        for kind, size in stated:
             purpose = _PURPOSE[kind]
             found[purpose] = found.get(purpose, 0) + int(float(size) * 2**20)
-        return LoadAccount(found, _load_s(log))
+        # A thread of the engine's writes them, this one last, and may be behind the worker's word that it is ready.
+        complete = any(kind == "compute" for kind, _ in stated)
+        return LoadAccount(found, _load_s(log) if complete else None)
 
     def complaint(self, log: str) -> str:
         """The first lines of level E: llama.cpp names the cause first and the consequences after it.

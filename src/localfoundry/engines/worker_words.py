@@ -21,8 +21,11 @@ def account(log: str) -> LoadAccount:
 
 
 def complaint(log: str) -> str:
-    """The line that the worker itself wrote, without folders; without one, it was ended and wrote nothing."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    """The line that the worker itself wrote, without folders; without one, it was ended and wrote nothing.
+
+    What it said of a load that went well explains nothing.
+    """
+    lines = [line.strip() for line in _SECONDS.sub("", _BYTES.sub("", log)).splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return without_folders(errors[-1] if errors else "; ".join(lines[-2:]))[:_LONGEST]
 

@@ -3,7 +3,8 @@
 An engine gives the likeliest tokens of a position, and so does the reference: neither gives the whole vocabulary. Both
 distributions are therefore compared over the tokens that both name, and one cell that holds all others. Merging cells
 can only lessen a divergence, so the KL divergence here is a lower bound, and is called one; with 64 tokens little is
-lost. The perplexity ratio is over the same cells, so that no position is left out.
+lost. The perplexity ratio is that of the token that follows; where the engine does not name it, that of the cell it is
+in, so that no position is left out.
 
 Intervals: 95 %, by drawing the chunks of the text again (a bootstrap), since positions of one chunk hang together.
 """
@@ -28,7 +29,8 @@ DEFINITIONS = {
     "KL": "mean KL divergence, nats, of the next token's distribution from that of the source weights in float32; a "
     "lower bound: the likeliest tokens each, all others as one",
     "top-1": "positions where the likeliest token is the same; of tokens that tie, the share",
-    "perplexity": "perplexity of the text over that by the source weights, from the same tokens as KL",
+    "perplexity": "perplexity of the text over that by the source weights; for a token that the engine does not name, "
+    "that of all others together",
     "greedy": "share of an answer's tokens before the first that differs, the likeliest token taken each time",
 }
 
@@ -93,8 +95,13 @@ def compare(row: Row, found: Mapping[int, float]) -> Position:
         chunk=row.chunk,
         kl=sum(p * math.log(p / q) for p, q in zip(old, new, strict=True)),
         top1=1 / len(likeliest) if row.ids[0] in likeliest else 0.0,
-        log_ratio=math.log(old[cell] / new[cell]),
+        log_ratio=row.target_logprob - found[row.target] if row.target in found else math.log(old[cell] / new[cell]),
     )
+
+
+def by_score(row: Row, logprob: float) -> Position:
+    """One position of which only the log-probability of the token that follows is known."""
+    return Position(row.chunk, None, None, row.target_logprob - logprob)
 
 
 def _whole(cells: list[float]) -> list[float]:

@@ -8,6 +8,7 @@ each other, as the engine takes several at once. Texts are never tokenized here:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from localfoundry.quality.fidelity import Fidelity, Position, agreeing, compare,
 from localfoundry.quality.reference import Continuation, Reference, Row
 
 TOP = 64  # tokens asked for at each position
+_CERTAIN = 100  # of the API's largest bias
 _AT_ONCE = 4
 T = TypeVar("T")
 
@@ -74,7 +76,7 @@ async def _positions(
             return [await position(row) for row in rows if row.chunk == number]
 
     async def position(row: Row) -> Position:
-        found = await top(client, model, reference.chunks[row.chunk][: row.position])
+        found = await top(client, model, reference.chunks[row.chunk][: row.position], row.target)
         count.one()
         return compare(row, found)
 
@@ -82,23 +84,36 @@ async def _positions(
     return [position for positions in found for position in positions]
 
 
-async def top(client: ServiceClient, model: str, prompt: Sequence[int] | str) -> dict[int, float]:
+async def top(
+    client: ServiceClient, model: str, prompt: Sequence[int] | str, target: int | None = None
+) -> dict[int, float]:
     """The likeliest next tokens with their log-probabilities, in the form of llama.cpp's server: with token ids.
 
-    Raises NoLogprobs, and what the service reports.
+    And `target` besides, where the engine tells the log-probability of the token that it takes, as if nobody had made
+    it take that one (`logit_bias`). Raises NoLogprobs, and what the service reports.
     """
     try:
-        answer = await _complete(client, model, prompt, 1, logprobs=TOP)
+        answer = await _next(client, model, prompt, target)
     except InvalidRequest as exc:
         raise NoLogprobs(exc.message) from exc
     try:
-        entries = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        found = {int(entry["id"]): float(entry["logprob"]) for entry in entries}
+        taken = answer["choices"][0]["logprobs"]["content"][0]
+        found = {int(entry["id"]): float(entry["logprob"]) for entry in taken["top_logprobs"]}
+        chosen, logprob = taken["id"], float(taken["logprob"])
     except (KeyError, IndexError, TypeError, ValueError):
         raise NoLogprobs("its answers hold no log-probabilities by token id") from None
     if len(found) < TOP:
         raise NoLogprobs(f"it gives the log-probabilities of {len(found)} tokens, and {TOP} were asked for")
+    if chosen == target and chosen not in found and logprob <= min(found.values()):
+        found[chosen] = logprob
     return found
+
+
+async def _next(client: ServiceClient, model: str, prompt: Sequence[int] | str, target: int | None) -> dict[str, Any]:
+    if target is not None:
+        with contextlib.suppress(InvalidRequest):
+            return await _complete(client, model, prompt, 1, logprobs=TOP, logit_bias={str(target): _CERTAIN})
+    return await _complete(client, model, prompt, 1, logprobs=TOP)
 
 
 async def scores(client: ServiceClient, model: str, prompt: Sequence[int]) -> list[float]:
@@ -136,7 +151,7 @@ async def _answer(
 
 
 async def _complete(
-    client: ServiceClient, model: str, prompt: Sequence[int] | str, max_tokens: int, **more: int
+    client: ServiceClient, model: str, prompt: Sequence[int] | str, max_tokens: int, **more: object
 ) -> dict[str, Any]:
     said = prompt if isinstance(prompt, str) else list(prompt)
     body = {"model": model, "prompt": said, "max_tokens": max_tokens, "temperature": 0, **more}

@@ -30,7 +30,7 @@ from localfoundry.service import upstream
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.01
-_WORDS_WAIT_S = 0.05
+_WORDS_WAIT_S = 0.5
 _LOG_LIMIT = 4_000_000
 _START_LOG_LIMIT = 256_000
 

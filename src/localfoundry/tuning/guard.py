@@ -52,11 +52,6 @@ def against_reference(base: Sequence[Position], candidate: Sequence[Position]) -
     ]
 
 
-def by_target(row: Row, base: float, candidate: float) -> Position:
-    """One position of which the log-probability of the token that follows is known by both, and nothing else."""
-    return Position(row.chunk, None, None, base - candidate)
-
-
 def against_default(place: tuple[int, int], base: Mapping[int, float], candidate: Mapping[int, float]) -> Position:
     """One position of a text without a reference; `place`: its passage and number."""
     ordered = sorted(base, key=lambda token: -base[token])

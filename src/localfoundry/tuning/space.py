@@ -65,7 +65,15 @@ class Setting(msgspec.Struct, frozen=True):
         Builds of one engine should differ by rounding alone; one that is broken does not, and looking is cheap.
         """
         lossy = {option.label for option in self.options if option.dimension in LOSSY}
+        if self.engine == "openvino" and self.slots == 1:
+            lossy.add("one at a time")  # it computes in another arithmetic then
         return frozenset({f"{self.engine} {self.build}", self.version, *lossy})
+
+    @property
+    def plain(self) -> Setting:
+        """One that says the same and guesses nothing ahead."""
+        kept = tuple(option for option in self.options if option.dimension != SPECULATION)
+        return msgspec.structs.replace(self, options=kept, parallel=self.slots)
 
     @property
     def bare(self) -> Setting:
@@ -144,7 +152,7 @@ def _drafts(ids: Sequence[str]) -> list[Option]:
 
 def _openvino(purpose: str, threads: Sequence[int], streams: int) -> list[Option]:
     plain = Option("precision", "bf16", ("--precision", "bf16", "--dynamic-quantization", "0"))
-    lookup = [Option(SPECULATION, f"prompt lookup {n}", ("--prompt-lookup", str(n))) for n in (5, 10)]
+    lookup = [Option(SPECULATION, f"prompt lookup {n}", ("--prompt-lookup", str(n)), parallel=1) for n in (5, 10)]
     cache = [Option("KV cache", kind, ("--cache-type", kind)) for kind in ("u8", "f16")]
     counts = [Option("threads", str(count), ("--threads", str(count))) for count in threads]
     batches = [Option("batch", str(size), ("--batch-size", str(size))) for size in (2048, 512)]

@@ -42,7 +42,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from localfoundry.workers import fake_faults, lifeline, limits
+from localfoundry.workers import command_line, fake_faults, lifeline, limits
 from localfoundry.workers.fake_faults import event, respond, write_chunk
 
 
@@ -235,14 +235,14 @@ class Answer:
 
 
 async def _serve(options: argparse.Namespace, switches: dict[str, Any]) -> None:
+    began = time.perf_counter()
     await asyncio.sleep(float(switches.get("load_s", 0)))
     if switches.get("fail_load"):
         print(f"error: {switches['fail_load']}", file=sys.stderr, flush=True)
         raise SystemExit(1)
     if switches.get("crash_load"):
         os.kill(os.getpid(), signal.SIGSEGV)
-    if "takes_bytes" in switches:
-        print(f"memory_bytes={switches['takes_bytes']}", file=sys.stderr, flush=True)
+    command_line.tell_loaded({"weights": switches["takes_bytes"]} if "takes_bytes" in switches else {}, began)
     server = FakeServer(switches, options.alias, options.context)
     if options.socket:
         listener = await asyncio.start_unix_server(server.handle, options.socket, backlog=512)
