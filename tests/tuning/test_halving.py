@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localfoundry.bench.stats import NOISY, paired_ratio
+from localfoundry.tuning import halving
 from localfoundry.tuning.halving import LEAST_ROUNDS, better
 
 
@@ -28,3 +29,10 @@ def test_the_rows_above_mean_what_they_say() -> None:
     assert LEAST_ROUNDS == 6
     assert paired_ratio([4.5, 6.9, 8.8, 6.5, 7.2, 4.6], [1.0] * 6).verdict == NOISY
     assert paired_ratio([1.05, 1.9, 1.2, 1.7, 1.1, 1.8], [1.0] * 6).verdict == NOISY
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "round_s", "count"), [(300, 1.0, 2), (300, 10.0, 1), (3600, 1.0, 5), (1, 0.0, 1), (450, 1.0, 3)]
+)
+def test_short_rounds_count_together_as_far_as_the_budget_has_room(budget_s: float, round_s: float, count: int) -> None:
+    assert halving.together(budget_s, round_s) == count

@@ -36,6 +36,7 @@ class Simulated:
     clock: float = 0.0
     stages: list[str] = field(default_factory=list)
     guarded: list[str] = field(default_factory=list)
+    together: int = 1
 
     def now(self) -> float:
         return self.clock
@@ -58,9 +59,10 @@ class Simulated:
         for number in range(rounds + 1):
             drift = draw.uniform(0.7, 1.3)  # of the machine: it hurts all of a round alike
             for setting in settings:
-                self.clock += 100 / self.speed(setting)
+                self.clock += self.together * 100 / self.speed(setting)
                 if number:
-                    values[setting][number] = self.speed(setting) * drift * math.exp(draw.gauss(0, self.noise))
+                    noise = draw.gauss(0, self.noise / math.sqrt(self.together))
+                    values[setting][number] = self.speed(setting) * drift * math.exp(noise)
         self.clock += len(settings)
         return {
             s: Rounds(error=self.errors[s.file]) if s.file in self.errors

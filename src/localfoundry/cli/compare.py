@@ -127,6 +127,7 @@ def _evidence(given: Settings, results: Results, compared: Compared) -> tuple[Ev
     from localfoundry.compare.verdict import judge
     from localfoundry.results import outliers, team_file
     from localfoundry.results.evidence import Known
+    from localfoundry.service.tuned import sha256_of
 
     found = gather(results, compared.runs)
     found.fidelity |= compared.fidelity
@@ -134,9 +135,14 @@ def _evidence(given: Settings, results: Results, compared: Compared) -> tuple[Ev
         known = None if label in found.fidelity else kept(results, row)
         if known is not None:
             found.fidelity[label] = known
+    store = context.store(given)
+    by_sha256 = {sha256_of(store, manifest): manifest for manifest in store.manifests()}
     for label, row in found.rows.items():
-        manifest = context.cached(given, row.model_id or row.model)
-        if manifest is not None and row.endpoint_host is None:
+        if row.endpoint_host is not None:
+            continue
+        # By its sum, as what ran may have stood in for the model that was asked for.
+        manifest = by_sha256.get(row.file_sha256 or "") or context.cached(given, row.model_id or row.model)
+        if manifest is not None:
             found.sizes[label] = manifest.size_bytes
     shared = team_file.of_home(given.home).runs
     if shared:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import statistics
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -48,6 +49,7 @@ class TuneBed:
         self._services, self._purpose, self._guard, self._results = services, purpose, guard, results
         self._key, self._apart, self._again, self._quiet = key, apart, again, quiet
         self.runs: list[str] = []
+        self.together = 1
 
     def now(self) -> float:
         return time.monotonic()
@@ -66,7 +68,7 @@ class TuneBed:
             ends_s = self.now() + (deadline_s - self.now()) / (len(groups) - number)
             with _stopping():
                 await self._services.keep(group)
-                outcomes = await self._rung(group, rounds, f"{stage}/{number}", ends_s)
+                outcomes = await self._rung(group, rounds * self.together, f"{stage}/{number}", ends_s)
             for setting, outcome in zip(group, outcomes, strict=True):
                 found[setting] = _joined(found.get(setting), self._rounds(outcome, number * _GROUP))
         return found
@@ -82,7 +84,7 @@ class TuneBed:
             Candidate(s.label, s.version, max_tokens=self._purpose.max_tokens, settings={"setting": s.label})
             for s in group
         ]
-        key = _digest(self._key, stage, *(s.label for s in group))
+        key = _digest(self._key, stage, str(self.together), *(s.label for s in group))
         earlier = self._earlier(key)
         seed = int(_digest(stage)[:6], 16)
         nonce = msgspec.convert(earlier.protocol, Protocol).plan.nonce if earlier else new_id()
@@ -137,14 +139,23 @@ class TuneBed:
             by_round.setdefault(sample.round, []).append(sample)
         whole = max((len(samples) for samples in by_round.values()), default=0)
         by_round = {n: samples for n, samples in by_round.items() if n > 0 and len(samples) == whole}
-        figures = {first + n: self._purpose.figure(samples) for n, samples in by_round.items()}
+        figures = {n: self._purpose.figure(samples) for n, samples in by_round.items()}
         walls = [max(s.done_s for s in one) - min(s.sent_s for s in one) for one in by_round.values()]
         failed = next(iter(outcome.failed.values()), None)
         return Rounds(
-            {n: figure for n, figure in figures.items() if figure},
-            outcome.peak_bytes, outcome.load_s or 0.0, sum(walls) / len(walls) if walls else 0.0,
+            {first + n: figure for n, figure in _means(figures, self.together).items()},
+            outcome.peak_bytes, outcome.load_s or 0.0, self.together * sum(walls) / len(walls) if walls else 0.0,
             outcome.error or failed,
         )  # fmt: skip
+
+
+def _means(figures: Mapping[int, float | None], together: int) -> dict[int, float]:
+    """So many rounds as one, by the mean of the times that they took; those that are not all there are left out."""
+    found: dict[int, list[float]] = {}
+    for number, figure in figures.items():
+        if figure:
+            found.setdefault((number - 1) // together + 1, []).append(figure)
+    return {n: statistics.harmonic_mean(some) for n, some in found.items() if len(some) == together}
 
 
 def _protocol(plan: Plan, candidates: Sequence[Candidate]) -> Protocol:

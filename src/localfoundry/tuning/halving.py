@@ -17,6 +17,8 @@ SCREEN_ROUNDS = 2
 SECOND_ROUNDS = 3
 LEAST_ROUNDS = 6  # of a conclusion: below that, the range of all pairs holds the median in less than 95 % of cases
 MOST_ROUNDS = 12
+_SEARCH_ROUNDS = 150  # that a search takes where nothing stops it: seven files, six options, and their proof
+_MOST_TOGETHER = 5
 GUARD = 0.2  # of the time that is left, for asking what a winner costs in quality
 
 K = TypeVar("K")
@@ -55,6 +57,14 @@ def rounds_in(left_s: float, costs: Sequence[tuple[float, float]], most: int) ->
     if each <= 0:
         return most
     return max(min(most, math.floor((left_s - loads) / each) - 1), 0)
+
+
+def together(budget_s: float, round_s: float) -> int:
+    """How many rounds of the bench count as one, where they are so short that the budget has room for more of them.
+
+    Their mean varies less than each does, and what varies too much is never concluded from, however often it is seen.
+    """
+    return max(min(int(budget_s / (_SEARCH_ROUNDS * round_s)), _MOST_TOGETHER), 1) if round_s > 0 else 1
 
 
 def affordable(candidates: Sequence[K], left_s: float, cost: tuple[float, float], rounds: int) -> list[K]:

@@ -38,7 +38,12 @@ class Rounds:
 
 
 class Bed(Protocol):
-    """Where settings are loaded and asked; `now` and deadlines are seconds of one clock."""
+    """Where settings are loaded and asked; `now` and deadlines are seconds of one clock.
+
+    `together`: rounds of the bench that count as one, from the next measuring on.
+    """
+
+    together: int
 
     def now(self) -> float: ...
 
@@ -139,13 +144,14 @@ class Search:
         if one.error is not None or not one.values:
             raise LoadFailed(f"{self._base.version} cannot be measured as it is loaded now: {one.error or 'no answer'}",
                              hint=f"foundry model run {self._base.version}", param="model")  # fmt: skip
-        self._cost = one.load_s, one.round_s
+        self._bed.together = halving.together(self._budget_s, one.round_s)
+        self._cost = one.load_s, one.round_s * self._bed.together
         smallest = halving.smallest_s(self._cost)
         if self._budget_s < smallest:
             seconds = int(smallest) + 1
             raise BudgetTooSmall(
                 f"a budget of {self._budget_s:.0f} s is too small: the default takes {one.load_s:.1f} s to load and "
-                f"{one.round_s:.1f} s a round, so comparing one other way with it takes {seconds} s",
+                f"{self._cost[1]:.1f} s a round, so comparing one other way with it takes {seconds} s",
                 hint=f"--budget {seconds}s", param="budget",
             )  # fmt: skip
 
@@ -191,7 +197,9 @@ class Search:
         """New rounds of the candidates that could win, and of the winner without each of its choices."""
         best = combined(leader, gains)
         less = [best.without(option.dimension) for option in best.options if option not in leader.options]
-        chosen = [s for s in distinct([best, leader, *less]) if s != self._base]
+        most = max(gains, key=lambda one: one[1], default=None)
+        alone = [leader.plus(most[0])] if most else []
+        chosen = [s for s in distinct([best, leader, *alone, *less]) if s != self._base]
         if not chosen:
             return
         reserve = self._left_s * (1 - halving.GUARD)
