@@ -74,7 +74,7 @@ def test_a_gguf_is_compiled_run_measured_and_recommended(foundry: Foundry, start
     assert made["made"] and made["id"] == "smol-int4:1"
     recipe = made["recipe"]
     assert recipe["source_id"] == starter.id and recipe["source_sha256"] == starter.files[0].sha256
-    assert recipe["checked"]["engine"] == "onnx" and float(recipe["checked"]["perplexity"].split()[0]) < 1.05
+    assert recipe["checked"]["engine"] == "onnx" and float(recipe["checked"]["perplexity"].split()[0]) < 1.15
     assert "ChatML" in recipe["checked"]["template"]
     again = foundry.ok("model", "compile", starter.name, "--name", "smol-int4", "--json", timeout=SLOW_S).json
     assert not again["made"], "the same again is not built again"

@@ -332,7 +332,7 @@ def test_what_cannot_be_asked_for(words: tuple[str, ...], said: str) -> None:
     with pytest.raises(FoundryError) as refused:
         targets.parse(options.get("--format", "onnx"), options.get("--precision"), options.get("--quant"),
                       options.get("--device", "cpu"))  # fmt: skip
-        share(options.get("--max-loss", "5%"))
+        share(options.get("--max-loss", "15%"))
         variant_name(options.get("--name", "x"))
     assert said in refused.value.message
 
@@ -482,7 +482,7 @@ def test_a_result_is_tried_in_a_service_of_its_own_and_refused_where_it_is_bad(
     report = json.loads(path.read_text())
     assert (Path(report["build"]) / "model.onnx").exists(), "the build was kept aside"
     assert "perplexity: " in path.with_suffix(".txt").read_text("utf-8")
-    assert report["engine"] == "onnx" and report["fidelity"]["perplexity"]["value"] - 1 == report["loss"] > 0.05
+    assert report["engine"] == "onnx" and report["fidelity"]["perplexity"]["value"] - 1 == report["loss"] > 0.15
     assert not report["accepted"] and report["bench"]["decode_tps"] > 0 and report["steps"][0]["name"] == "onnx"
     done = foundry.ok("model", "compile", str(folder), "--max-loss", "100000%", "--json", timeout=110).json
     assert done["made"] and done["recipe"]["checked"]["perplexity"]

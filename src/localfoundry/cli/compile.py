@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from localfoundry.build.compilation import Plan
     from localfoundry.store.manifest import Manifest
 
-MAX_LOSS = "5%"
+MAX_LOSS = "15%"  # 4 bits cost a model of 135M parameters 13 %, and larger ones less; what is broken costs more
 
 
 @click.command("compile")
