@@ -73,7 +73,7 @@ def _same_tokens(given: Settings, manifest: Manifest, found: Reference, name: st
 
 def new_run(against: Reference, every: int) -> Run:
     """A run at each `every`th position of a reference; more candidates than one may be measured in it."""
-    said = {**_named(against), "every": every, "top": probe.TOP}
+    said = {**_named(against), "every": every, "top": probe.TOP, "exact": True}
     return Run(new_id(), "eval", now(), machine=place.machine_facts(), versions=place.versions(),
                protocol={"fidelity": said})  # fmt: skip
 
@@ -125,8 +125,11 @@ def kept(
 def _runs(results: Results, against: Reference | None, every: int | None) -> Iterable[Run]:
     for run in results.runs("eval"):
         said = run.protocol.get("fidelity")
-        steps = said.get("every") if isinstance(said, dict) else None
-        if not isinstance(said, dict) or not isinstance(steps, int) or (every is not None and steps > every):
+        # Runs of before `exact` counted a token outside the likeliest as one of all others: half of what types lose.
+        if not isinstance(said, dict) or not said.get("exact"):
+            continue
+        steps = said.get("every")
+        if not isinstance(steps, int) or (every is not None and steps > every):
             continue
         if against is None or {"reference": said.get("reference"), "of": said.get("of")} == _named(against):
             yield run
