@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -30,6 +31,12 @@ from localfoundry.store.manifest import Manifest
 from localfoundry.store.pull import pull
 from localfoundry.store.store import Store
 from localfoundry.workers import openvino_ir
+
+# No test asserts a speed: how long one example takes is the machine's business, and pytest's own limit stays.
+hypothesis.settings.register_profile(
+    "unhurried", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 _KEEP = {"PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "VIRTUAL_ENV", "SYSTEMROOT", "CI"}
 _KEEP_PREFIXES = ("PIP_", "SSL_", "COVERAGE_", "PYTEST_")

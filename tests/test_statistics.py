@@ -28,8 +28,8 @@ from localfoundry.quality.solve import solve
 from localfoundry.results.distribution import distribution, median_interval
 from localfoundry.results.share import share
 
-many = settings(max_examples=50, deadline=None)
-few = settings(max_examples=20, deadline=None)
+many = settings(max_examples=50)
+few = settings(max_examples=20)
 times = st.floats(min_value=1e-4, max_value=1e3)
 choices: st.SearchStrategy[Choice] = st.sampled_from(("a", "b", "tie"))
 
@@ -176,7 +176,7 @@ def _maximum(duels: Sequence[Duel], models: Sequence[str], **held: Any) -> Any:
     return scipy.optimize.minimize(lambda x: -_height(x, duels, models), start, **how)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.tuples(st.sampled_from(["xy", "yz", "xz"]), choices), min_size=8, max_size=30))
 def test_strengths_from_votes_and_their_profile(votes: list[tuple[str, Choice]]) -> None:
     duels = [Duel(item, pair[0], pair[1], choice) for item, (pair, choice) in enumerate(votes)]

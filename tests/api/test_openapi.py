@@ -85,7 +85,7 @@ def test_whatever_is_sent_the_answer_is_as_documented(
     statuses = set()
 
     @hypothesis.settings(
-        max_examples=_EXAMPLES, deadline=None, derandomize="FOUNDRY_FUZZ_EXAMPLES" not in os.environ, database=None,
+        max_examples=_EXAMPLES, derandomize="FOUNDRY_FUZZ_EXAMPLES" not in os.environ, database=None,
         suppress_health_check=list(hypothesis.HealthCheck), phases=[hypothesis.Phase.generate],
     )  # fmt: skip
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))

@@ -19,7 +19,7 @@ from localfoundry.hardware.readings import cpu_list, whole
 from localfoundry.hardware.survey import Probe, survey
 
 NAMES = sorted(path.stem for path in MACHINES.glob("*.txt"))
-LENIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+LENIENT = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @LENIENT

@@ -44,7 +44,7 @@ duels = st.lists(
 
 
 @given(duels, st.randoms())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_neither_the_order_of_votes_nor_of_names_in_them_matters(votes: list[Duel], draw: random.Random) -> None:
     turned = [Duel(v.item, v.b, v.a, {"a": "b", "b": "a", "tie": "tie"}[v.choice]) for v in votes]  # type: ignore[arg-type]
     mixed = [draw.choice(pair) for pair in zip(votes, turned, strict=True)]
@@ -59,7 +59,7 @@ def test_neither_the_order_of_votes_nor_of_names_in_them_matters(votes: list[Due
 
 
 @given(duels)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_whatever_the_votes_strengths_are_finite_inside_their_intervals_and_centred(votes: list[Duel]) -> None:
     found = rank(votes)
     assert sum(s.value for s in found.strengths) == pytest.approx(0, abs=1e-6)

@@ -29,7 +29,7 @@ ASKED = [Question("course", f"q{n}", "en", f"Prompt {n}") for n in range(7)]
 
 
 @given(st.text(min_size=1, max_size=10), st.integers(0, 99), st.integers(1, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_each_model_of_a_pair_stands_first_half_of_the_time(rater: str, seed: int, count: int) -> None:
     found = pairings(ASKED[:count], ["x", "y", "z"], rater, seed)
     assert len(found) == 3 * min(count, len(ASKED))

@@ -32,7 +32,7 @@ def _documents(draw: st.DrawFn) -> Document:
 
 
 @given(_documents(), _documents(), _documents())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_merging_is_commutative_associative_and_idempotent(a: Document, b: Document, c: Document) -> None:
     assert merge(a, b) == merge(b, a)
     assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(a, b, c)
@@ -42,7 +42,7 @@ def test_merging_is_commutative_associative_and_idempotent(a: Document, b: Docum
 
 
 @given(_documents(), _documents())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_merge_keeps_every_run_and_who_passed_it_on(a: Document, b: Document) -> None:
     merged = {one.id: set(one.passed_on_by) for one in merge(a, b).runs}
     wanted: dict[str, set[str]] = {}
@@ -52,7 +52,7 @@ def test_a_merge_keeps_every_run_and_who_passed_it_on(a: Document, b: Document) 
 
 
 @given(_documents())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_written_is_read_again(one: Document) -> None:
     assert decode(encode(one), "x") == one
 
@@ -63,7 +63,7 @@ def test_the_schema_is_that_of_the_structs() -> None:
 
 
 @given(_documents())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_document_is_valid_by_its_schema(one: Document) -> None:
     jsonschema_rs.validator_for(json.loads(_SCHEMA.read_text("utf-8"))).validate(json.loads(encode(one)))
 
@@ -234,7 +234,7 @@ def test_noise_another_machine_and_another_file_are_no_outliers() -> None:
 
 
 @given(st.permutations([run(n, around(0.01 * (1 + (n > 3)), n)) for n in range(1, 6)]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_flags_do_not_depend_on_the_order_of_runs(runs: list[SharedRun]) -> None:
     assert outliers.flags(runs) == outliers.flags(sorted(runs, key=lambda one: one.id))
 

@@ -542,5 +542,5 @@ class AnySequence(RuleBasedStateMachine):
         pytest.fail(f"nobody answers {self.waiting}; {self.it.residents}")
 
 
-AnySequence.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnySequence.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestAnySequence = AnySequence.TestCase

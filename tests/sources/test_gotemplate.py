@@ -73,7 +73,7 @@ def test_what_is_not_understood_is_said(template: str) -> None:
                                  ".Content", "(", ")",
                                  '"', "'", "eq", " ", "\n", "{%", "%}", "__class__", "\\", "else", "$", "é", "\x00"]),
                 max_size=20).map("".join) | st.text(max_size=30))  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_becomes_a_template_that_renders_or_a_no(template: str) -> None:
     try:
         jinja = to_jinja(template)

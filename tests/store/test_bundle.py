@@ -240,7 +240,7 @@ def test_an_archive_that_lies_is_refused(store: Store, tmp_path: Path, name: str
 
 
 @given(st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_no_change_of_a_bundle_is_accepted(data: st.DataObject) -> None:
     """Whatever bytes are cut, added or flipped: nothing wrong is ever filed, and form errors write nothing."""
     right = packed(document(VERSIONS), DATA)
@@ -272,7 +272,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=8)
 
 
 @given(st.recursive(LEAVES, lambda s: st.lists(s, max_size=3) | st.dictionaries(KEYS, s, max_size=5)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_index_is_read_or_refused(value: object) -> None:
     with pytest.raises(BadBundle):
         form.parse_index(json.dumps(value).encode())

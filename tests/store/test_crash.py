@@ -205,7 +205,7 @@ async def killed_at(write: int, hub: HubServer, part: Path, connections: int, pa
 
 
 @given(st.lists(st.tuples(FAULT, st.integers(1, 60), DAMAGE, WHERE, st.sampled_from([1, 3])), min_size=1, max_size=4))
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 def test_any_sequence_of_faults_kills_and_resumes(
     hub: HubServer, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
     episodes: list[tuple[Faults, int, str, int, int]],

@@ -85,7 +85,7 @@ LAYERS = st.lists(
 
 
 @given(document=st.fixed_dictionaries({"layers": LAYERS}) | VALUES, name=st.text(min_size=1, max_size=20))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_manifest_is_adopted_or_refused(document: object, name: str) -> None:
     """Whatever a manifest says, files are read below the store alone and written below ours alone."""
     with tempfile.TemporaryDirectory() as made:
@@ -108,7 +108,7 @@ def test_any_manifest_is_adopted_or_refused(document: object, name: str) -> None
 
 @given(st.lists(st.sampled_from(["..", "models--a--b", "snapshots", "c" * 40, "refs", "x.gguf", "blobs", "", "~"]),
                 min_size=1, max_size=6))  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_shape_of_hub_cache(parts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as made:
         root = Path(made) / "hub"

@@ -37,7 +37,7 @@ MODELS = st.builds(
 
 
 @given(models=st.lists(MODELS, max_size=4, unique_by=lambda m: (m.name, m.version)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_is_written_is_read_and_the_order_is_stable(
     tmp_path_factory: pytest.TempPathFactory, models: list[LockedModel]
 ) -> None:

@@ -329,7 +329,7 @@ NASTY = st.one_of(
 
 
 @given(file_name=NASTY, version_name=NASTY)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_names_never_leave_the_store(tmp_path: Path, file_name: str, version_name: str) -> None:
     """ollama CVE-2024-37032: a name with `../` wrote anywhere."""
     source = tmp_path / "source.gguf"

@@ -54,7 +54,7 @@ def made(version: int, moment: int) -> Manifest:
     pinned=st.booleans(),
     seen=st.sets(st.integers(1, 6)),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_ref_means_a_version_that_is_here(
     present: set[int], version: int, moment: int, pinned: bool, seen: set[int]
 ) -> None:

@@ -73,7 +73,7 @@ USES = st.lists(
     keep=st.none() | st.integers(1, 3),
     most=st.none() | st.integers(0, 700),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_the_rules_nothing_protected_goes(
     everything: list[Use], older: int | None, keep: int | None, most: int | None
 ) -> None:

@@ -134,7 +134,7 @@ def test_everything_gone_is_fetched(hub: HubServer, store: Store, manifest: Mani
 
 
 @given(cut=st.integers(0, len(DATA) + 5), offsets=st.lists(st.integers(0, len(DATA) - 1), max_size=3))
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_is_found_and_mended(
     hub: HubServer, store: Store, manifest: Manifest, cut: int, offsets: list[int]
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from localfoundry.workers.drawing import Draws, logprobs
@@ -80,7 +80,6 @@ def test_log_probabilities_sum_up_to_one_and_the_top_is_sorted() -> None:
     assert logprobs(LOGITS, 0)[1] == []
 
 
-@settings(deadline=None)
 @given(
     size=st.integers(1, 1500), top_k=st.integers(0, 50), top_p=st.floats(0.05, 1), min_p=st.floats(0, 0.9),
     seed=st.integers(0, 2**64 - 1),
