@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from rig import Foundry, Line, call, foundry, parser, publish
@@ -49,22 +51,25 @@ def measured(
 ) -> tuple[list[Position], list[float], list[float]]:
     """Positions, seconds of each passage, and seconds of each position that was asked by itself."""
     choices = {"engine": "openvino", "engineArguments": [*way.split(), "--prefix-cache", "NO"]}
-    (place.home / "settings.json").write_text(json.dumps({"models": {model: choices}}), encoding="utf-8")
     found, seconds, asked = [], [], []
-    with place.service() as url:
-        call(f"{url}/foundry/load", {"model": model})
-        rows = against.rows()
-        for number, passage in enumerate(against.chunks):
-            began = time.perf_counter()
-            scores = scored(url, model, passage)
-            seconds.append(time.perf_counter() - began)
-            here = [row for row in rows if row.chunk == number]
-            found += [Position(number, None, None, r.target_logprob - scores[r.position - 1]) for r in here]
-        body = {"model": model, "max_tokens": 1, "temperature": 0, "logprobs": probe.TOP}
-        for row in rows[:ASKED]:
-            began = time.perf_counter()
-            call(f"{url}/v1/completions", body | {"prompt": against.chunks[0][: row.position]})
-            asked.append(time.perf_counter() - began)
+    with tempfile.TemporaryDirectory(prefix="foundry-bench-") as folder:
+        own = Foundry(Path(folder), Path(place.command))
+        own.environment.setdefault("FOUNDRY_CACHE_DIR", str(place.home / "models"))
+        (own.home / "settings.json").write_text(json.dumps({"models": {model: choices}}), encoding="utf-8")
+        with own.service() as url:
+            call(f"{url}/foundry/load", {"model": model})
+            rows = against.rows()
+            for number, passage in enumerate(against.chunks):
+                began = time.perf_counter()
+                scores = scored(url, model, passage)
+                seconds.append(time.perf_counter() - began)
+                here = [row for row in rows if row.chunk == number]
+                found += [fidelity.by_score(r, scores[r.position - 1]) for r in here]
+            body = {"model": model, "max_tokens": 1, "temperature": 0, "logprobs": probe.TOP}
+            for row in rows[:ASKED]:
+                began = time.perf_counter()
+                call(f"{url}/v1/completions", body | {"prompt": against.chunks[0][: row.position]})
+                asked.append(time.perf_counter() - began)
     return found, seconds, asked
 
 
