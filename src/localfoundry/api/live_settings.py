@@ -1,6 +1,7 @@
 """A running service takes over changes of its settings file, where a change is safe while it runs.
 
-The file is looked at once a second, and on SIGHUP. Flags and environment of the start keep winning over it. A file
+The file is looked at before each request, so that a script that sets something and then asks gets what it set; once a
+second, for what acts without a request; and on SIGHUP. Flags and environment of the start keep winning over it. A file
 that is wrong changes nothing and is told once; the settings from before stay. Settings that shape what was made at the
 start (port, folders) wait for the next one: each says so in its declaration (`live` in config.py).
 """
@@ -11,6 +12,8 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from localfoundry import config
 from localfoundry.config import Settings
@@ -37,8 +40,12 @@ class LiveSettings:
         self.reload()  # what was changed while the service started
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            if self._look() != self._stamp:
-                self.reload()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Take over what the file says where it is not the one that was read last. Costs one `stat`. Never raises."""
+        if self._look() != self._stamp:
+            self.reload()
 
     def reload(self) -> None:
         """Read the file again and take over what may change now. Never raises."""
@@ -64,6 +71,18 @@ class LiveSettings:
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+class Refreshed:
+    """ASGI middleware: every request is answered by the settings file as it is when the request comes."""
+
+    def __init__(self, app: ASGIApp, live: LiveSettings) -> None:
+        self.app = app
+        self.live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.live.refresh()
+        await self.app(scope, receive, send)
 
 
 def taken_over(now: Settings, wanted: Settings) -> tuple[Settings, tuple[str, ...], tuple[str, ...]]:

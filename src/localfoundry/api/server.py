@@ -23,7 +23,7 @@ from localfoundry.api import logs, traces
 from localfoundry.api.app import create_app
 from localfoundry.api.connection import Bounds, Connection
 from localfoundry.api.gate import Gate
-from localfoundry.api.live_settings import LiveSettings
+from localfoundry.api.live_settings import LiveSettings, Refreshed
 from localfoundry.api.notify import notify
 from localfoundry.catalog.lookup import Catalog
 from localfoundry.config import Settings
@@ -77,7 +77,8 @@ async def serve(
 
     tracing = traces.begin(settings, service)
     gate = Gate(settings, bind)
-    app = create_app(service, shutdown, [*logs.access(settings), *tracing], gate=gate)
+    live = LiveSettings(service, again)
+    app = Refreshed(create_app(service, shutdown, [*logs.access(settings), *tracing], gate=gate), live)
     bounds = Bounds(settings.request_timeout_s, settings.slow_reader_timeout_s, settings.max_connections)
     connection: Any = functools.partial(Connection, bounds)
     options = uvicorn.Config(
@@ -92,7 +93,6 @@ async def serve(
         ssl_context_factory=(lambda *_: tls) if tls is not None else None,
     )
     server = _Server(options)
-    live = LiveSettings(service, again)
     _on_signals(shutdown, live.reload)
     if stop_asked.is_set():
         shutdown()

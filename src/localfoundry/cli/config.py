@@ -48,7 +48,7 @@ def get(key: str, as_json: bool) -> None:
 @click.argument("words", nargs=-1, metavar="KEY VALUE | KEY=VALUE...")
 @click.option("--unset", "unset", multiple=True, metavar="KEY", help="Take KEY out of the file; may be given again.")
 def set_values(words: tuple[str, ...], unset: tuple[str, ...]) -> None:
-    """Change the settings file; a running service takes over what it can, within a second."""
+    """Change the settings file; a running service takes over what it can at once."""
     changes = {key: str(value) for key, value in _pairs(words)} | dict.fromkeys(unset)
     if not changes:
         raise UsageError("nothing to set", hint="foundry config set KEY VALUE   (keys: foundry config list)")
@@ -171,7 +171,7 @@ def _tell(given: Settings, keys: list[Key]) -> None:
     running = instance.running(given) is not None
     when = {
         "now": "in force within a second",
-        "next request": "in force within a second",
+        "next request": "in force from the next request on",
         "next load": "in force when a model is loaded next",
         "restart": "needs `foundry service restart`",
     }
