@@ -82,7 +82,7 @@ def quantizations(home: Path, source: Manifest) -> None:
     assert program is not None
     with tempfile.TemporaryDirectory() as folder:
         theirs = Path(folder) / "theirs.gguf"
-        for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", *ESTIMATED):
+        for kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "BF16", *ESTIMATED):
             subprocess.run([program, store.main_file(wide), theirs, kind], capture_output=True, check=True)
             off = mixture.estimated_bytes(header, kind) / theirs.stat().st_size - 1
             assert abs(off) < NEAR, f"{kind}: the estimate is off by {off:.1%}"

@@ -62,6 +62,18 @@ def test_plain_types_need_no_llama_cpp(store: Store, wide: Manifest, kind: str) 
     assert_sound(store)
 
 
+def test_bf16_is_every_matrix_in_half_the_bytes(store: Store, tmp_path: Path) -> None:
+    source = filed(store, write_model(tmp_path / "q.gguf", ("Q4_1", "F32", "Q8_0")), "lossy-q4_1")
+    plan = planned(store, source, "bf16", tensor_types=(("ffn_up", "Q4_0"),))
+    assert (plan.tool, plan.why_not, plan.warning) == ("localfoundry", None, None), "it costs next to nothing"
+    new = quantize.make(store, plan)
+    found = {name: kind for name, (kind, _) in tensors(store.main_file(new)).items()}
+    assert {kind for name, kind in found.items() if "norm" not in name} == {"BF16"}
+    assert {kind for name, kind in found.items() if "norm" in name} == {"F32"}
+    assert new.size_bytes == plan.size_bytes and new.quantization == "BF16"
+    assert new.recipe is not None and new.recipe.rms_error is not None and 0 < new.recipe.rms_error < 2**-8
+
+
 def test_it_is_another_model_to_choose_and_never_stands_in(store: Store, wide: Manifest) -> None:
     new = quantize.make(store, planned(store, wide, "Q8_0"))
     assert (new.alias, new.source) == ("mix", f"quantized:{wide.id}")

@@ -71,5 +71,9 @@ async def test_a_mixture_of_types_is_made_of_weights_that_are_not_quantized_yet(
     }, "of Q4_1 it would lose too much"
     for program in ("llama-imatrix", "llama-quantize"):
         executable(tmp_path / program)
+    [*_, wide_too] = files.to_make(store, starter, settings, llama, wide=True)
+    assert isinstance(wide_too, QuantPlan) and (wide_too.type, wide_too.tool) == ("BF16", "localfoundry")
+    named = files.to_make(store, starter, settings, llama, ["Q8_0"], wide=True)
+    assert wide_too.name not in {made.name for made in named}
     [_, milder] = files.to_make(store, starter, settings, llama)
     assert isinstance(milder, QuantPlan) and milder.imatrix and milder.tensor_types == (("ffn_(gate|up)", "Q5_0"),)

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from localfoundry.formats.gguf import GgufHeader, Tensor
 from localfoundry.formats.gguf_types import BLOCKS
 
-PLAIN = ("F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # made without llama.cpp, from the largest to the smallest
+HALF = ("F16", "BF16")
+PLAIN = (*HALF, "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")  # made without llama.cpp, from the largest to the smallest
 # Of the other types a quantization may have: most tensors' type, and bits that a mixture adds to each of their values.
 _MIXTURES: dict[str, tuple[str, float]] = {
-    "BF16": ("BF16", 0), "Q6_K": ("Q6_K", 0), "Q5_K_M": ("Q5_K", 0.19), "Q5_K_S": ("Q5_K", 0.03),
+    "Q6_K": ("Q6_K", 0), "Q5_K_M": ("Q5_K", 0.19), "Q5_K_S": ("Q5_K", 0.03),
     "Q4_K_M": ("Q4_K", 0.35), "Q4_K_S": ("Q4_K", 0.09), "Q3_K_L": ("Q3_K", 0.83), "Q3_K_M": ("Q3_K", 0.47),
     "Q3_K_S": ("Q3_K", 0), "Q2_K": ("Q2_K", 0.38), "Q2_K_S": ("Q2_K", 0.2), "IQ4_NL": ("IQ4_NL", 0.06),
     "IQ4_XS": ("IQ4_XS", 0.1), "IQ3_M": ("IQ3_S", 0.25), "IQ3_S": ("IQ3_S", 0.06), "IQ3_XS": ("IQ3_S", -0.15),
@@ -57,14 +58,14 @@ def quantizable(tensor: Tensor) -> bool:
 def plain_types(header: GgufHeader, target: str, overrides: Overrides = ()) -> dict[str, str]:
     """The new type of every tensor that changes, by name, for a `target` of PLAIN; the first override that fits wins.
 
-    F16 takes no overrides, as with llama.cpp.
+    F16 and BF16 take no overrides, as with llama.cpp.
     """
     found = {t.name: _plain_type(header, t, target, overrides) for t in header.tensors if quantizable(t)}
     return {t.name: found[t.name] for t in header.tensors if found.get(t.name, t.type) != t.type}
 
 
 def _plain_type(header: GgufHeader, tensor: Tensor, target: str, overrides: Overrides) -> str:
-    if target == "F16":
+    if target in HALF:
         return target
     chosen = next((kind for pattern, kind in overrides if re.search(pattern, tensor.name)), None)
     if chosen is None:
@@ -86,7 +87,7 @@ def estimated_bytes(header: GgufHeader, target: str, overrides: Overrides = ()) 
             named = next((kind for pattern, kind in overrides if re.search(pattern, tensor.name)), None)
             if named is not None:
                 kind, more = named, 0.0
-            elif _is_output(header, tensor) and target != "BF16":
+            elif _is_output(header, tensor):
                 kind, more = ("Q5_K" if target in NEED_IMATRIX and target != "Q2_K_S" else "Q6_K"), 0.0
             kind = _fitting(tensor, kind)
         sizes.append(int(_bytes(tensor, kind) + tensor.values * more / 8))

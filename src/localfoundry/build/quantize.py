@@ -2,7 +2,7 @@
 
     plan: which tool, how large, is there room, why not ──▶ make: source verified ──▶ tmp/ ──▶ models/ in one rename
 
-Q8_0, F16 and the types with one step for 32 values are made here, with numpy, and are the same bytes on every machine.
+Q8_0, F16, BF16 and the types with one step for 32 values are made here, with numpy, the same bytes on every machine.
 All others, and any with an importance matrix, need llama.cpp's `llama-quantize`, which runs in a process of its own
 with a bound on its memory (`llama_tools.py`). What is lost is lost: unlike a re-encoding the result is another model to
 choose, `<model>-q4_k_m` under its source's alias, and never stands in for its source. How far it is from it,
@@ -322,7 +322,7 @@ def _loss(origin: Manifest, header: GgufHeader, kind: str) -> str | None:
     if origin.recipe is not None and origin.recipe.kind != "compiled":
         kinds |= set(origin.recipe.changed)  # what its weights were before is what was lost
     lossy = sorted(kinds - _NEAR)
-    if not lossy or kind in ("Q8_0", "F16", "BF16"):
+    if not lossy or kind in ("Q8_0", *mixture.HALF):
         return None
     return f"the weights of {origin.id} are {', '.join(lossy)} already, and {kind} made from that loses more than "\
         f"{kind} made from the original weights"  # fmt: skip

@@ -162,6 +162,10 @@ def _converted(kind: str, to: str, raw: Bytes, error: _Error) -> Bytes:
         halves = values.astype("<f2")  # too large a value becomes infinite, and the error with it
         error.add(values, halves.astype(np.float32))
         return halves.view(np.uint8).reshape(-1)
+    if to == "BF16":
+        upper = rounding.upper_halves(values.reshape(-1))
+        error.add(values.reshape(-1), _widened(upper))
+        return upper.view(np.uint8)
     values = values.reshape(-1, blocks.BLOCK)
     if to == "Q8_0":
         packed = q8_0.encode(old if isinstance(old, Lattice) else values)
@@ -179,5 +183,9 @@ def _apart(kind: str, raw: Bytes) -> Lattice | Floats:
     if kind == "F16":
         return raw.view("<f2").astype(np.float32)
     if kind == "BF16":
-        return (raw.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return _widened(raw.view("<u2"))
     return blocks.take_apart(kind, raw.reshape(-1, BLOCKS[kind][1]))
+
+
+def _widened(upper: rounding.Upper) -> Floats:
+    return (upper.astype(np.uint32) << np.uint32(16)).view(np.float32)

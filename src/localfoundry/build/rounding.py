@@ -1,10 +1,10 @@
-"""Weights as Q4_0, Q4_1, Q5_0 and Q5_1, rounded bit for bit as llama.cpp's quantizer rounds them without a matrix.
+"""Weights as Q4_0, Q4_1, Q5_0, Q5_1 and BF16, rounded bit for bit as llama.cpp's quantizer does it without a matrix.
 
 A block of 32 values has one step in float16, and in the types that end in 1 an offset beside it. Q*_0 puts the value
 that is farthest from zero at the end of the range; Q*_1 spreads the range from the smallest value to the largest.
-Source: `quantize_row_q4_0_ref` and its kin in ggml/src/ggml-quants.c; tests/build/test_rounding.py compares with the
-`gguf` package, and `make test-native` with `llama-quantize` itself. The types with a search for the best step (K and
-IQ) are left to that program.
+Source: `quantize_row_q4_0_ref` and its kin in ggml/src/ggml-quants.c, and `ggml_compute_fp32_to_bf16` in
+ggml/src/ggml-impl.h; tests/build/test_rounding.py compares with the `gguf` package, and `make test-native` with
+`llama-quantize` itself. The types with a search for the best step (K and IQ) are left to that program.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from localfoundry.build.blocks import BLOCK, Bytes, Floats
 _BITS = {"Q4_0": 4, "Q4_1": 4, "Q5_0": 5, "Q5_1": 5}
 KINDS = frozenset(_BITS)
 
+Upper = npt.NDArray[np.uint16]
 _Halves = npt.NDArray[np.float16]
 
 
@@ -34,6 +35,18 @@ def encode(kind: str, values: Floats) -> Bytes:
     half = BLOCK // 2
     parts.append((q[:, :half] & np.uint8(15)) | ((q[:, half:] & np.uint8(15)) << np.uint8(4)))
     return np.concatenate(parts, axis=1)
+
+
+def upper_halves(values: Floats) -> Upper:
+    """BF16: the upper halves of float32, rounded to the nearest, to the even one where two are as near.
+
+    What is no number stays one: rounding would carry it over to infinity, or to zero.
+    """
+    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) >> np.uint32(16)
+    quiet = (bits >> np.uint32(16)) | np.uint32(64)
+    found: Upper = np.where(np.isnan(values), quiet, rounded).astype("<u2")
+    return found
 
 
 def _symmetric(values: Floats, bits: int) -> tuple[list[_Halves], Bytes]:

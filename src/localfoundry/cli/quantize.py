@@ -31,9 +31,9 @@ def quantize(
 ) -> None:  # fmt: skip
     """Make a smaller version of MODEL, which takes less memory and answers faster, and less well.
 
-    F16, Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0 are made here; the others, and any with --imatrix, need llama-quantize:
-    foundry engine install llama.cpp --native. Of several versions of MODEL the one that lost least is taken, unless
-    one of them is named. The new one stands under the same alias; what the alias means stays.
+    F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0 are made here; the others, and any with --imatrix, need
+    llama-quantize: foundry engine install llama.cpp --native. Of several versions of MODEL the one that lost least is
+    taken, unless one of them is named. The new one stands under the same alias; what the alias means stays.
     """
     from localfoundry.build import quantize as build
     from localfoundry.cli.progress import PullProgress

@@ -23,6 +23,7 @@ from localfoundry.config.profiles import Profile
 from localfoundry.engines import choice, engines, llama_builds
 from localfoundry.engines.base import Engine
 from localfoundry.errors import BadReference, FoundryError, InvalidSetting, UsageError
+from localfoundry.hardware.survey import Probe, survey
 from localfoundry.quality.reference import Reference
 from localfoundry.results import place
 from localfoundry.service import choosing, drafts, memory, tuned
@@ -30,7 +31,7 @@ from localfoundry.service.tuned import sha256_of
 from localfoundry.store.manifest import Manifest
 from localfoundry.tuning import files, report, space
 from localfoundry.tuning.files import Made
-from localfoundry.tuning.purpose import Purpose
+from localfoundry.tuning.purpose import LONG_PROMPT, Purpose
 from localfoundry.tuning.search import Outcome, Search
 from localfoundry.tuning.space import Option, Setting
 
@@ -111,10 +112,16 @@ def space_of(work: Work) -> Space:
         tasks = ", ".join(work.manifest.tasks)
         raise UsageError(f"{work.manifest.id} is for {tasks}, and only models for chat are tuned")
     base, first = files.default(store, work.manifest, work.given)
-    plans = files.to_make(store, work.manifest, work.given, work.engine, work.quants) if work.make else []
+    wide = work.purpose.name == LONG_PROMPT and _multiplies_bf16(work.given)
+    plans = files.to_make(store, work.manifest, work.given, work.engine, work.quants, wide=wide) if work.make else []
     if first is not None:  # the default itself wants it
         plans = [reencode.plan(store, work.manifest, first), *plans]
     return Space(work, base, files.others(store, work.manifest, work.given, work.engine, work.quants), plans)
+
+
+def _multiplies_bf16(given: Settings) -> bool:
+    """Whether vectors are multiplied in bf16, for which llama.cpp has kernels that are faster than those for Q8_0."""
+    return "AVX512-BF16" in (survey(given.home, Probe.NEVER).cpu.instructions or ())
 
 
 def run(work: Work) -> int:

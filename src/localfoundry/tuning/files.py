@@ -27,6 +27,7 @@ from localfoundry.store.store import Store
 from localfoundry.tuning.space import Setting
 
 _Q8 = "Q8_0"
+_WIDE = "BF16"
 _SMALLER = [_Q8, "Q4_0", "Q4_K_M"]  # the first two with kernels of their own in llama.cpp, then the usual compromise
 # What has a smaller type in a mixture of Q8_0, four tenths of the starter's weights; docs/benchmarks.md, "Tuning".
 _MIXED = "ffn_(gate|up)"
@@ -89,12 +90,14 @@ def versions(store: Store, manifest: Manifest, quants: Collection[str] = ()) -> 
 
 
 def to_make(
-    store: Store, manifest: Manifest, settings: Settings, only: Engine | None, quants: Collection[str] = ()
-) -> list[Made]:
+    store: Store, manifest: Manifest, settings: Settings, only: Engine | None, quants: Collection[str] = (),
+    *, wide: bool = False,
+) -> list[Made]:  # fmt: skip
     """What engines here would gain from and that is not here yet, as far as the disk has room. Reads headers.
 
     Re-encodings, which lose next to nothing. A mixture of types, and of weights that are not quantized yet smaller
     types: of others they lose more than a guard lets through, so those are made only where `quants` names them.
+    `wide`: BF16 too, twice the bytes of Q8_0 and nothing to take apart, where arithmetic is all that counts.
     """
     wanted = [word.upper() for word in quants]
     plans: list[Made | None] = []
@@ -106,6 +109,7 @@ def to_make(
         plans.append(again)
         asked = [_asked_for(store, manifest, settings, kind) for kind in named]
         plans += asked if wanted else _smaller(store, manifest, settings, again)
+        plans += [_asked_for(store, manifest, settings, _WIDE)] if wide and not wanted else []
     return [plan for plan in plans if plan is not None and plan.present is None and plan.fits]
 
 
@@ -126,7 +130,7 @@ def _reencoded(store: Store, manifest: Manifest, target: str) -> Plan | None:
 
 
 def _asked_for(store: Store, manifest: Manifest, settings: Settings, type: str) -> QuantPlan | None:
-    """A type that a person asked for, also of weights that are quantized already. Raises UsageError for no type."""
+    """A type whatever it loses, also of weights that are quantized already. Raises UsageError for no type."""
     if manifest.format != "gguf":
         return None
     origin = quantize.best_source(store, manifest)

@@ -15,6 +15,7 @@ from localfoundry.config.profiles import PURPOSES
 from localfoundry.errors import UsageError
 
 ANSWER_TOKENS = 64
+LONG_PROMPT, LOW_MEMORY = "long-prompt", "low-memory"
 
 
 class Purpose(msgspec.Struct, frozen=True):
@@ -53,13 +54,12 @@ def _prompt_tokens_a_second(samples: Sequence[Sample]) -> float | None:
 
 _ALL = (
     Purpose("chat", "one conversation: first token and answer together", "answers/s", "chat", 1, _answers_a_second),
-    Purpose("long-prompt", "prompts of about 1,900 tokens", "prompt tokens/s", "long-prompt", 1,
+    Purpose(LONG_PROMPT, "prompts of about 1,900 tokens", "prompt tokens/s", "long-prompt", 1,
             _prompt_tokens_a_second, max_tokens=4),
     Purpose("throughput", "eight requests at once", "tokens/s", "chat", 8, _tokens_a_second),
-    Purpose("low-memory", "little memory", "answers/s", "chat", 1, _answers_a_second),
+    Purpose(LOW_MEMORY, "little memory", "answers/s", "chat", 1, _answers_a_second),
     Purpose("rewrite", "answers that repeat their prompt", "tokens/s", "rewrite", 1, _tokens_a_second),
 )  # fmt: skip
-LOW_MEMORY = "low-memory"
 
 
 def find(name: str) -> Purpose:
