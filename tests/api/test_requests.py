@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from starlette.types import ASGIApp
@@ -13,13 +14,15 @@ from starlette.types import ASGIApp
 from api.server import HELLO, Server
 from localfoundry import config
 from localfoundry.access.bind import Bind
-from localfoundry.api import requests
+from localfoundry.api import abilities, requests
 from localfoundry.api.app import create_app
 from localfoundry.api.exchange import Exchange
 from localfoundry.api.gate import Gate
 from localfoundry.api.requests import ChatRequest, CompletionRequest, for_engine, parse
 from localfoundry.api.usage import of_events
 from localfoundry.catalog.lookup import Catalog
+from localfoundry.engines.base import Endpoint
+from localfoundry.errors import InvalidRequest
 from localfoundry.service.service import Service
 from localfoundry.store.store import Store
 
@@ -196,3 +199,15 @@ def test_what_would_be_ignored_is_refused_by_name(
     server: Server, path: str, fields: dict[str, object], param: str
 ) -> None:
     assert server.post(path, {"model": "fake", **fields}, 400)["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("scoring", "next_step"),
+    [(None, "models.m.engine openvino"), (("--prefix-cache", "NO"), 'models.m.engineArguments "--prefix-cache NO"')],
+)
+async def test_each_refusal_of_echo_leads_one_step_on(scoring: tuple[str, ...] | None, next_step: str) -> None:
+    model = Mock(id="m:1", engine=Mock(scoring=scoring))
+    model.manifest.alias, model.worker.endpoint = "m", Endpoint("/nowhere")
+    with pytest.raises(InvalidRequest) as refused:
+        await abilities.check_echo(model)
+    assert refused.value.hint == f"foundry config set {next_step}"

@@ -44,7 +44,8 @@ async def check_tools(model: LoadedModel) -> None:
 async def check_echo(model: LoadedModel) -> None:
     """Raises InvalidRequest where the engine, as it has loaded the model, does not score prompts."""
     if not (await _asked(model)).scores_prompts:
-        choice = 'engineArguments "--prefix-cache NO"' if model.engine.scoring else "engine openvino"
+        words = model.engine.scoring
+        choice = f'engineArguments "{" ".join(words)}"' if words else "engine openvino"
         raise InvalidRequest(
             f"echo: {model.command.engine}, as it has loaded {model.id}, does not score prompts; openvino does, with "
             "--prefix-cache NO among the model's engineArguments",
